@@ -1,0 +1,56 @@
+//! NVMe over TCP, bytes to meaning and back: PDUs, commands, completions, fabrics commands, Identify data, log pages.
+//! Takes byte slices and gives plain structs, and the reverse; used by the target and by the initiator. Holds no state and
+//! judges nothing but lengths: what a value means for a connection is decided in `engine::frontend` and in the client.
+//!
+//! Section numbers: "Base" is NVM Express Base Specification 2.0, "TCP" the NVMe/TCP Transport Specification 1.0, "NVM" the
+//! NVM Command Set Specification 1.0.
+
+#[macro_use]
+mod layout;
+mod command;
+mod digest;
+mod fabrics;
+mod identify;
+mod logs;
+mod params;
+mod pdu;
+mod status;
+
+pub use command::{Cqe, Sgl, Sqe, opcode, psdt, sgl_kind};
+pub use digest::{Crc32c, crc32c};
+pub use fabrics::{
+    Cap, Cc, Connect, ConnectData, ConnectRefusal, Csts, DISCOVERY_NQN, NQN_BYTES_MAX, PropertyGet,
+    PropertySet, fctype, nqn_of, property, put_nqn,
+};
+pub use identify::{
+    ControllerKind, IDENTIFY_BYTES, IdentifyController, IdentifyIndependentNamespace,
+    IdentifyNamespace, IdentifyNvmController, NamespaceId, cns, csi, emit_descriptors,
+    emit_namespace_list, oncs, parse_descriptors,
+};
+pub use logs::{
+    DiscoveryHeader, DiscoveryRecord, EFFECTS_SUPPORTED, EFFECTS_WRITES, FirmwareLog, HealthLog,
+    log_page,
+};
+pub use params::{
+    Deallocate, DsmRange, GetFeatures, GetLogPage, Identify, Io, SetFeatures, feature,
+    write_zeroes_deallocates,
+};
+pub use pdu::{
+    CAPSULE_BYTES, COMMON_BYTES, CommonHeader, DIGEST_BYTES, DataPdu, FatalError, IC_BYTES, IcReq,
+    IcResp, PduKind, R2t, RESPONSE_BYTES, SHORT_BYTES, TERM_DATA_BYTES_MAX, TermReq, dgst,
+    pdu_flag,
+};
+pub use status::Status;
+
+/// Bytes were too few for the structure they should hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("needs {needed} bytes, got {given}")]
+pub struct TooShort {
+    /// Bytes the structure has.
+    pub needed: usize,
+    /// Bytes that were there.
+    pub given: usize,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! The peer protocol: what crosses the link, little-endian and versioned. docs/link-protocol.md draws it.
+//! One UDP datagram is one frame: a header, a table of sections, then the sections' bodies in order.
+
+mod chain;
+mod frame;
+mod hello;
+mod record;
+mod report;
+
+pub use chain::ChainDigest;
+pub use frame::{
+    Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX, Section, SectionKind,
+    Sections,
+};
+pub use hello::{Hello, HelloAnswer, HelloRefusal, HELLO_BYTES_MAX};
+pub use record::{CP_OPEN_BYTES, CpOpen, RECORD_BYTES, RUN_SECTORS_MAX, Record, RecordKind};
+pub use report::{PacketRange, RANGES_MAX, REFUSED_MAX, REPORT_BYTES_MAX, Report};
+
+/// Version of the link protocol; both nodes must speak the same.
+pub const LINK_VERSION: u8 = 1;
+
+/// Why a frame or a body was not accepted. The frame is dropped and counted, never answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFormatError {
+    /// Shorter or longer than its own fields say.
+    #[error("length fields disagree")]
+    Length,
+    /// Not a frame of ours.
+    #[error("magic number differs")]
+    Magic,
+    /// Another protocol version.
+    #[error("link version {0}, this node speaks {LINK_VERSION}")]
+    Version(u8),
+    /// The tag does not match the header and section table.
+    #[error("frame tag differs")]
+    Tag,
+    /// A field has a value that has no meaning.
+    #[error("a field has an undefined value")]
+    Value,
+}
