@@ -1,0 +1,180 @@
+//! What the target is told at start: its names, its namespaces, its bounds. Checked once, never changed.
+
+use alloc::{string::String, vec::Vec};
+use ibid_units::VolumeId;
+
+/// Commands per queue, at most: tags carry the slot in 11 bits.
+pub(super) const QUEUE_DEPTH_LIMIT: u16 = 1024;
+/// I/O queues per controller, at most.
+pub(super) const IO_QUEUES_LIMIT: u16 = 64;
+/// Bytes of in-capsule data that admin queues take, and every queue before Connect (TCP 3.3: at least 8192).
+pub(super) const ADMIN_CAPSULE_BYTES: u32 = 8192;
+/// The largest range of a Write Zeroes or of a deallocation.
+pub(super) const ZEROES_BYTES_MAX: u64 = 8 << 20;
+
+/// Everything a [`super::Frontend`] needs to know.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// The subsystem's NQN.
+    pub nqn: String,
+    /// Serial number, at most 20 ASCII characters.
+    pub serial: String,
+    /// Model, at most 40.
+    pub model: String,
+    /// Firmware revision, at most 8.
+    pub firmware: String,
+    /// What is served; at least one, each volume once.
+    pub namespaces: Vec<NamespaceConfig>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Host NQNs that may connect; `None`: any.
+    pub hosts: Option<Vec<String>>,
+    /// The address that the discovery log names.
+    pub traddr: String,
+    /// The TCP port that the discovery log names.
+    pub trsvcid: u16,
+    /// Controller identifiers this frontend may give, first and last. They must not be given by another shard or by the peer
+    /// node under the same NQN: Linux refuses a subsystem that shows one identifier twice.
+    pub controller_ids: (u16, u16),
+}
+
+/// One volume as a namespace; its identifier is the volume's number plus one.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceConfig {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its size in 512-byte sectors; a multiple of the logical block.
+    pub capacity: u64,
+    /// Logical block: 512 or 4096.
+    pub lba_bytes: u32,
+    /// The same on both nodes and after every restart.
+    pub uuid: [u8; 16],
+    /// The same on both nodes and after every restart.
+    pub nguid: [u8; 16],
+}
+
+impl NamespaceConfig {
+    pub(super) const fn id(&self) -> u32 {
+        self.volume.get() as u32 + 1
+    }
+    pub(super) const fn blocks(&self) -> u64 {
+        self.capacity / (self.lba_bytes as u64 / 512)
+    }
+    /// Logical blocks of a transfer of so many bytes, as a 0-based 16-bit field.
+    pub(super) const fn blocks_field(&self, bytes: u32) -> u16 {
+        let blocks = bytes / self.lba_bytes;
+        if blocks > 1 << 16 {
+            u16::MAX
+        } else {
+            (blocks - 1) as u16
+        }
+    }
+}
+
+/// Bounds of everything a host can make grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// TCP connections.
+    pub connections_max: u16,
+    /// Controllers, discovery controllers among them.
+    pub controllers_max: u16,
+    /// I/O queues per controller.
+    pub io_queues_max: u16,
+    /// Entries per queue; at least 32 in practice, for so many Linux and SPDK want for their admin queues.
+    pub queue_depth_max: u16,
+    /// Longest read or write (MDTS): a power of two of 4096.
+    pub transfer_bytes_max: u32,
+    /// Data that an I/O command may carry in its capsule; a multiple of 4096. Larger writes wait for an R2T.
+    pub in_capsule_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 64,
+            controllers_max: 16,
+            io_queues_max: 16,
+            queue_depth_max: 128,
+            transfer_bytes_max: 1 << 20,
+            in_capsule_bytes: 16384,
+        }
+    }
+}
+
+impl TargetConfig {
+    /// # Panics
+    /// If a value is outside of what this file's comments allow; the control plane has refused that before, in words.
+    pub(super) fn check(&self) {
+        let limits = &self.limits;
+        assert!(
+            ibid_wire::nvme_tcp::put_nqn(&self.nqn).is_some(),
+            "the subsystem's NQN is no NQN"
+        );
+        assert!(!self.namespaces.is_empty(), "no namespace to serve");
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            assert!(
+                matches!(namespace.lba_bytes, 512 | 4096),
+                "a logical block has 512 or 4096 bytes"
+            );
+            assert!(namespace.capacity > 0, "a namespace is empty");
+            assert!(
+                namespace
+                    .capacity
+                    .is_multiple_of(u64::from(namespace.lba_bytes) / 512),
+                "a namespace ends within a block"
+            );
+            assert!(
+                self.namespaces[..index]
+                    .iter()
+                    .all(|other| other.volume != namespace.volume),
+                "a volume is served twice"
+            );
+        }
+        assert!(limits.connections_max >= 1, "no connections");
+        assert!(limits.controllers_max >= 1, "no controllers");
+        assert!(
+            (1..=IO_QUEUES_LIMIT).contains(&limits.io_queues_max),
+            "I/O queues out of range"
+        );
+        assert!(
+            (2..=QUEUE_DEPTH_LIMIT).contains(&limits.queue_depth_max),
+            "queue depth out of range"
+        );
+        assert!(
+            limits.transfer_bytes_max.is_power_of_two(),
+            "the longest transfer is no power of two"
+        );
+        assert!(
+            (4096..=32 << 20).contains(&limits.transfer_bytes_max),
+            "the longest transfer is out of range"
+        );
+        assert!(
+            limits.in_capsule_bytes.is_multiple_of(4096),
+            "in-capsule data is not whole blocks"
+        );
+        assert!(
+            limits.in_capsule_bytes >= 4096,
+            "a list of ranges must fit a capsule"
+        );
+        assert!(
+            limits.in_capsule_bytes <= limits.transfer_bytes_max,
+            "in-capsule data is larger than a transfer"
+        );
+        assert!(
+            self.controller_ids.0 >= 1,
+            "controller identifiers start at 1"
+        );
+        assert!(
+            self.controller_ids.0 <= self.controller_ids.1,
+            "no controller identifiers"
+        );
+        assert!(
+            self.controller_ids.1 <= 0xffef,
+            "controller identifiers end at FFEFh"
+        );
+        assert!(
+            self.controller_ids.1 - self.controller_ids.0 >= limits.controllers_max - 1,
+            "too few controller identifiers"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! Identify: what the controller and its namespaces say of themselves. Every claim here is kept elsewhere: limits in `io`,
+//! atomicity and zeroes by the shard.
+
+use super::Frontend;
+use super::admin::AER_MAX;
+use super::config::{NamespaceConfig, ZEROES_BYTES_MAX};
+use super::connection::Page;
+use super::deadline::KAS_100MS;
+use super::fabrics::VERSION;
+use ibid_wire::nvme_tcp::{
+    CAPSULE_BYTES, COMMON_BYTES, ControllerKind, Cqe, DISCOVERY_NQN, IDENTIFY_BYTES, Identify,
+    IdentifyController, IdentifyIndependentNamespace, IdentifyNamespace, IdentifyNvmController,
+    NamespaceId, Status, cns, csi, emit_descriptors, emit_namespace_list, oncs, put_nqn,
+};
+
+/// A subsystem with several ports and controllers.
+const CMIC: u8 = 1 << 0 | 1 << 1;
+/// A namespace that several controllers may attach.
+const NMIC: u8 = 1 << 0;
+/// 128-bit host identifiers.
+const CTRATT_HOSTID128: u32 = 1 << 0;
+/// Log pages: commands and effects, extended offsets.
+const LPA: u8 = 1 << 1 | 1 << 2;
+/// Slot 1 only, read-only.
+const FRMW: u8 = 1 << 1 | 1;
+/// SGLs are supported; an in-capsule SGL's address is an offset.
+const SGLS: u32 = 1 << 0 | 1 << 20;
+/// Entry sizes of 64 (submission) and 16 (completion), minimum and maximum.
+const SQES: u8 = 6 << 4 | 6;
+const CQES: u8 = 4 << 4 | 4;
+/// Atomic write units of its own, and preferred granularities.
+const NSFEAT: u8 = 1 << 1 | 1 << 4;
+/// Deallocated blocks read as zeroes; Write Zeroes may deallocate.
+const DLFEAT: u8 = 1 | 1 << 3;
+/// Volumes are kept in blocks of this size: smaller writes cost a read at the consistency point.
+const GRANULE_BYTES: u32 = 4096;
+/// Minimum page, CAP.MPSMIN: the unit of MDTS and WZSL.
+const PAGE_SHIFT: u32 = 12;
+
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut field = [b' '; N];
+    for (place, byte) in field.iter_mut().zip(text.bytes()) {
+        *place = if byte.is_ascii_graphic() || byte == b' ' {
+            byte
+        } else {
+            b'?'
+        };
+    }
+    field
+}
+
+impl Frontend {
+    /// What an Identify asks for, if we have it (C30).
+    pub(super) fn judge_identify(&self, k: usize, request: Identify) -> Result<Page, Status> {
+        let page = Page::Identify {
+            cns: request.cns,
+            nsid: request.nsid,
+        };
+        if self.controllers[k].kind == ControllerKind::Discovery {
+            return if request.cns == cns::CONTROLLER {
+                Ok(page)
+            } else {
+                Err(Status::INVALID_FIELD)
+            };
+        }
+        match request.cns {
+            cns::CONTROLLER | cns::COMMAND_SETS => Ok(page),
+            cns::SET_NAMESPACE | cns::SET_CONTROLLER | cns::SET_NAMESPACE_LIST
+                if request.csi != csi::NVM =>
+            {
+                Err(Status::INVALID_FIELD)
+            }
+            cns::SET_CONTROLLER => Ok(page),
+            // "All namespaces" as a question asks for what they have in common, which is nothing without namespace management.
+            cns::NAMESPACE | cns::DESCRIPTORS | cns::SET_NAMESPACE | cns::INDEPENDENT_NAMESPACE => {
+                if self.namespace(request.nsid).is_some() {
+                    Ok(page)
+                } else {
+                    Err(Status::INVALID_NAMESPACE)
+                }
+            }
+            cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST => {
+                if request.nsid < 0xffff_fffe {
+                    Ok(page)
+                } else {
+                    Err(Status::INVALID_NAMESPACE)
+                }
+            }
+            _ => Err(Status::INVALID_FIELD),
+        }
+    }
+
+    /// The namespace with this identifier.
+    pub(super) fn namespace(&self, nsid: u32) -> Option<&NamespaceConfig> {
+        self.config
+            .namespaces
+            .iter()
+            .find(|namespace| namespace.id() == nsid)
+    }
+
+    /// Renders a structure into `scratch`; gives its length.
+    pub(super) fn render(&mut self, c: usize, page: Page) -> usize {
+        let Some(k) = self.connections[c].controller.map(usize::from) else {
+            return 0;
+        };
+        match page {
+            Page::Identify { cns, nsid } => {
+                self.render_identify(k, cns, nsid);
+                IDENTIFY_BYTES
+            }
+            Page::Log { lid } => self.render_log(k, lid),
+            Page::HostId => {
+                let hostid = self.controllers[k].hostid;
+                self.scratch[..hostid.len()].copy_from_slice(&hostid);
+                hostid.len()
+            }
+        }
+    }
+
+    fn render_identify(&mut self, k: usize, what: u8, nsid: u32) {
+        if what == cns::CONTROLLER {
+            self.identify_controller(k).emit(&mut self.scratch[..]);
+            return;
+        }
+        let transfer = self.config.limits.transfer_bytes_max;
+        let namespace = self.namespace(nsid).copied();
+        let out = &mut self.scratch;
+        out.fill(0);
+        match (what, namespace) {
+            (cns::NAMESPACE, Some(namespace)) => {
+                identify_namespace(&namespace, transfer).emit(&mut out[..])
+            }
+            (cns::DESCRIPTORS, Some(namespace)) => {
+                emit_descriptors(
+                    &NamespaceId {
+                        nguid: namespace.nguid,
+                        uuid: namespace.uuid,
+                    },
+                    out,
+                );
+            }
+            (cns::INDEPENDENT_NAMESPACE, Some(_)) => {
+                IdentifyIndependentNamespace {
+                    nsfeat: NSFEAT,
+                    nmic: NMIC,
+                    nstat: 1,
+                }
+                .emit(&mut out[..]);
+            }
+            (cns::SET_CONTROLLER, _) => {
+                let wzsl = (ZEROES_BYTES_MAX.ilog2() - PAGE_SHIFT) as u8;
+                // One figure for all namespaces: that of the largest blocks.
+                let largest = self
+                    .config
+                    .namespaces
+                    .iter()
+                    .map(|namespace| namespace.lba_bytes)
+                    .max()
+                    .unwrap_or(512);
+                let dmrsl = (ZEROES_BYTES_MAX / u64::from(largest)) as u32;
+                IdentifyNvmController {
+                    wzsl,
+                    dmrl: u8::MAX,
+                    dmrsl,
+                }
+                .emit(&mut out[..]);
+            }
+            (cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST, _) => {
+                // In ascending order, whatever order they are configured in: each time the smallest above the one before.
+                let namespaces = &self.config.namespaces;
+                let above = |floor: u32| {
+                    namespaces
+                        .iter()
+                        .map(NamespaceConfig::id)
+                        .filter(|&id| id > floor)
+                        .min()
+                };
+                emit_namespace_list(core::iter::successors(above(nsid), |&id| above(id)), out);
+            }
+            // Vector 0: the NVM command set (bit 0).
+            (cns::COMMAND_SETS, _) => out[0] = 1,
+            // SET_NAMESPACE of the NVM command set: all zero, there is no metadata to speak of.
+            _ => {}
+        }
+    }
+
+    fn identify_controller(&self, k: usize) -> IdentifyController {
+        let config = &self.config;
+        let controller = &self.controllers[k];
+        let is_io = controller.kind == ControllerKind::Io;
+        let nqn = if is_io {
+            config.nqn.as_str()
+        } else {
+            DISCOVERY_NQN
+        };
+        let transfer = config.limits.transfer_bytes_max;
+        let atomic = config
+            .namespaces
+            .iter()
+            .map(|namespace| namespace.blocks_field(transfer))
+            .min()
+            .unwrap_or(0);
+        let highest = config
+            .namespaces
+            .iter()
+            .map(NamespaceConfig::id)
+            .max()
+            .unwrap_or(0);
+        let in_capsule =
+            CAPSULE_BYTES as u32 - COMMON_BYTES as u32 + config.limits.in_capsule_bytes;
+        let for_io = |value: u32| if is_io { value } else { 0 };
+        IdentifyController {
+            serial: padded(&config.serial),
+            model: padded(&config.model),
+            firmware: padded(&config.firmware),
+            cmic: for_io(CMIC.into()) as u8,
+            mdts: (transfer.ilog2() - PAGE_SHIFT) as u8,
+            cntlid: controller.id,
+            version: VERSION,
+            oaes: 0,
+            ctratt: CTRATT_HOSTID128,
+            kind: controller.kind as u8,
+            oacs: 0,
+            acl: 3,
+            aerl: AER_MAX as u8 - 1,
+            frmw: FRMW,
+            lpa: for_io(LPA.into()) as u8 | 1 << 2,
+            elpe: 0,
+            kas: KAS_100MS,
+            sqes: for_io(SQES.into()) as u8,
+            cqes: for_io(CQES.into()) as u8,
+            maxcmd: config.limits.queue_depth_max,
+            nn: for_io(highest),
+            oncs: for_io(u32::from(oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES)) as u16,
+            vwc: 0,
+            awun: for_io(atomic.into()) as u16,
+            awupf: for_io(atomic.into()) as u16,
+            sgls: SGLS,
+            mnan: for_io(highest),
+            subnqn: put_nqn(nqn).expect("the configured NQN was checked"),
+            ioccsz: for_io(in_capsule / 16),
+            iorcsz: for_io(Cqe::BYTES as u32 / 16),
+            msdbd: 1,
+            ofcs: for_io(1) as u16,
+        }
+    }
+}
+
+fn identify_namespace(namespace: &NamespaceConfig, transfer: u32) -> IdentifyNamespace {
+    let blocks = namespace.blocks();
+    let atomic = namespace.blocks_field(transfer);
+    let granule = namespace.blocks_field(GRANULE_BYTES);
+    IdentifyNamespace {
+        nsze: blocks,
+        ncap: blocks,
+        nuse: blocks,
+        nsfeat: NSFEAT,
+        nlbaf: 0,
+        flbas: 0,
+        nmic: NMIC,
+        dlfeat: DLFEAT,
+        nawun: atomic,
+        nawupf: atomic,
+        nabsn: 0,
+        nabo: 0,
+        nabspf: 0,
+        npwg: granule,
+        npwa: granule,
+        npdg: granule,
+        npda: granule,
+        nows: atomic,
+        nguid: namespace.nguid,
+        lbaf0_metadata: 0,
+        lbaf0_shift: namespace.lba_bytes.ilog2() as u8,
+    }
+}

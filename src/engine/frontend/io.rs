@@ -1,0 +1,209 @@
+//! I/O commands: read, write, flush, write zeroes, deallocate. Checks ranges and limits, then tells the shard in sectors.
+
+use super::command::{Verdict, no_data};
+use super::config::{NamespaceConfig, ZEROES_BYTES_MAX};
+use super::connection::Phase;
+use super::{Event, Frontend};
+use ibid_units::{Sector, Sectors};
+use ibid_wire::nvme_tcp::{
+    Deallocate, DsmRange, Io, Sqe, Status, opcode, write_zeroes_deallocates,
+};
+
+/// Ranges of one Dataset Management command: all that its field can say (NVM 3.2.3).
+pub(super) const RANGES_MAX: usize = 256;
+
+impl NamespaceConfig {
+    /// A run of logical blocks in sectors, if it lies in the namespace.
+    fn range(&self, slba: u64, blocks: u32) -> Result<(Sector, Sectors), Status> {
+        let end = slba
+            .checked_add(blocks.into())
+            .ok_or(Status::LBA_OUT_OF_RANGE)?;
+        if end > self.blocks() {
+            return Err(Status::LBA_OUT_OF_RANGE);
+        }
+        // No overflow: the end lies in a volume whose sectors fit, and every limit that got here is far below 2 TiB.
+        let scale = self.lba_bytes / 512;
+        Ok((
+            Sector::new(slba * u64::from(scale)),
+            Sectors::new(blocks.saturating_mul(scale)),
+        ))
+    }
+}
+
+impl Frontend {
+    pub(super) fn judge_io(
+        &mut self,
+        c: usize,
+        slot: u16,
+        k: usize,
+        sqe: &Sqe,
+        data: u32,
+    ) -> Result<Verdict, Status> {
+        if !self.controllers[k].serves() {
+            return Err(Status::SEQUENCE_ERROR);
+        }
+        match sqe.opcode {
+            opcode::READ
+            | opcode::WRITE
+            | opcode::FLUSH
+            | opcode::WRITE_ZEROES
+            | opcode::DATASET_MANAGEMENT => {}
+            _ => return Err(Status::INVALID_OPCODE),
+        }
+        let namespace = *self.namespace(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
+        let volume = namespace.volume;
+        let cmd = self.command_id(c, slot);
+        let io = Io::parse(sqe);
+        let bytes = u64::from(io.blocks) * u64::from(namespace.lba_bytes);
+        match sqe.opcode {
+            opcode::WRITE => {
+                let inline = self.inbound(sqe, data, bytes)?;
+                let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                self.counters.writes += 1;
+                self.counters.written_sectors += u64::from(sectors.get());
+                self.set_phase(
+                    c,
+                    slot,
+                    Phase::AwaitsPages {
+                        bytes: bytes as u32,
+                        inline,
+                    },
+                );
+                self.push(Event::Write {
+                    cmd,
+                    volume,
+                    first,
+                    sectors,
+                    fua: io.fua,
+                });
+                Ok(if inline {
+                    Verdict::WriteInline
+                } else {
+                    Verdict::Taken
+                })
+            }
+            opcode::READ => {
+                self.outbound(sqe, data, bytes)?;
+                if u64::from(sqe.sgl.length) != bytes {
+                    return Err(Status::SGL_LENGTH_INVALID);
+                }
+                let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                self.counters.reads += 1;
+                self.counters.read_sectors += u64::from(sectors.get());
+                self.set_phase(
+                    c,
+                    slot,
+                    Phase::Reading {
+                        bytes: bytes as u32,
+                    },
+                );
+                self.push(Event::Read {
+                    cmd,
+                    volume,
+                    first,
+                    sectors,
+                });
+                Ok(Verdict::Taken)
+            }
+            opcode::FLUSH => {
+                no_data(data)?;
+                self.set_phase(c, slot, Phase::AtShard);
+                self.push(Event::Flush { cmd, volume });
+                Ok(Verdict::Taken)
+            }
+            opcode::WRITE_ZEROES => {
+                no_data(data)?;
+                if bytes > ZEROES_BYTES_MAX {
+                    return Err(Status::INVALID_FIELD);
+                }
+                let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                self.set_phase(c, slot, Phase::AtShard);
+                self.push(Event::Zeroes {
+                    cmd,
+                    volume,
+                    first,
+                    sectors,
+                    deallocate: write_zeroes_deallocates(sqe),
+                });
+                Ok(Verdict::Taken)
+            }
+            _ => {
+                // Dataset Management. Linux always sends room for 256 ranges, whatever their number.
+                let list = u64::from(Deallocate::parse(sqe).ranges) * DsmRange::BYTES as u64;
+                let given = u64::from(sqe.sgl.length);
+                if given < list || given > (RANGES_MAX * DsmRange::BYTES) as u64 {
+                    return Err(Status::SGL_LENGTH_INVALID);
+                }
+                if self.inbound(sqe, data, given)? {
+                    Ok(Verdict::AwaitData)
+                } else {
+                    Err(Status::SGL_TYPE_INVALID)
+                }
+            }
+        }
+    }
+
+    /// A Dataset Management whose list is in `small`: all ranges are judged before the first one is told.
+    pub(super) fn deallocate(&mut self, c: usize, slot: u16, sqe: &Sqe, bytes: usize) {
+        let request = Deallocate::parse(sqe);
+        let namespace = self.namespace(sqe.nsid).copied();
+        let (Some(namespace), true) = (namespace, request.deallocate) else {
+            // A hint (no AD) changes nothing.
+            self.respond(c, slot, Status::SUCCESS, 0);
+            return;
+        };
+        let list = &self.connections[c].small[..bytes];
+        let ranges = list
+            .chunks_exact(DsmRange::BYTES)
+            .take(request.ranges.into());
+        let mut runs = [(Sector::new(0), Sectors::new(0)); RANGES_MAX];
+        let mut count = 0;
+        let mut refusal = None;
+        for range in ranges {
+            let range = DsmRange::parse(range).expect("a chunk is a range");
+            if range.blocks == 0 {
+                continue;
+            }
+            if u64::from(range.blocks) * u64::from(namespace.lba_bytes) > ZEROES_BYTES_MAX {
+                refusal = Some(Status::COMMAND_SIZE_LIMIT);
+                break;
+            }
+            match namespace.range(range.slba, range.blocks) {
+                Ok(run) => {
+                    runs[count] = run;
+                    count += 1;
+                }
+                Err(status) => {
+                    refusal = Some(status);
+                    break;
+                }
+            }
+        }
+        if refusal.is_some() || count == 0 {
+            self.respond(c, slot, refusal.unwrap_or(Status::SUCCESS), 0);
+            return;
+        }
+        let cmd = self.command_id(c, slot);
+        self.set_phase(
+            c,
+            slot,
+            Phase::Ranges {
+                left: count as u16,
+                worst: Status::SUCCESS,
+            },
+        );
+        for &(first, sectors) in &runs[..count] {
+            self.push(Event::Zeroes {
+                cmd,
+                volume: namespace.volume,
+                first,
+                sectors,
+                deallocate: true,
+            });
+        }
+    }
+
+    fn set_phase(&mut self, c: usize, slot: u16, phase: Phase) {
+        self.connections[c].slots[usize::from(slot)].phase = phase;
+    }
+}

@@ -1,0 +1,434 @@
+//! The NVMe/TCP target: everything a host says and hears, for all connections of one shard.
+//! Takes bytes that arrived and answers of the shard; gives [`Event`]s, a plan where the next bytes go ([`ReceivePlan`]) and a
+//! plan of what to send ([`PieceList`]). Payload never passes through: plans name [`Span`]s of the arena.
+//!
+//! Rule of use: after every call that takes `&mut self`, drain [`Frontend::poll_event`] fully.
+//!
+//! FE-1  no payload byte of the next PDU lands in a header buffer: a plan never asks for more than the header that must follow.
+//! FE-2  a slot stands at most once in its connection's transmit queue, so the queue never outgrows the slots.
+//! FE-3  a span is written to only between `place_write` and the last `Arrived`, `complete` or `closed` of its command.
+//! FE-4  every read that got pieces gives exactly one `Released`.
+//!
+//! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA and authentication.
+
+mod admin;
+mod command;
+mod config;
+mod connection;
+mod controller;
+mod deadline;
+mod discovery;
+mod fabrics;
+mod identify;
+mod io;
+mod receive;
+mod stage;
+mod transmit;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Limits, NamespaceConfig, TargetConfig};
+pub use stage::{Piece, PieceList, SEND_PIECES_MAX};
+
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use connection::{Connection, Phase, State};
+use controller::Controller;
+use ibid_units::{Nanos, Sector, Sectors, Span, VolumeId};
+use ibid_wire::nvme_tcp::{IDENTIFY_BYTES, Status};
+
+/// Pieces that one read may be answered with.
+pub const READ_PIECES_MAX: usize = 16;
+
+/// One TCP connection; reused after [`Frontend::closed`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ConnId(u16);
+
+impl ConnId {
+    /// Its place among [`Limits::connections_max`], for tables beside the frontend.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One command of one connection. Carries a generation: an answer to a command that is gone does nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct CommandId {
+    conn: u16,
+    slot: u16,
+    generation: u32,
+}
+
+impl CommandId {
+    /// The connection it came on.
+    pub const fn conn(self) -> ConnId {
+        ConnId(self.conn)
+    }
+    /// The command's place among the [`Limits::queue_depth_max`] of its connection, for tables beside the frontend.
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// Where the next bytes of a connection go.
+#[derive(PartialEq, Eq, Debug)]
+pub enum ReceivePlan<'a> {
+    /// Receive into `payload` first and into `head` behind it, in one call.
+    Receive {
+        /// A run of the arena, if client data is due.
+        payload: Option<Span>,
+        /// Never empty.
+        head: &'a mut [u8],
+    },
+    /// Data of a write comes next and the write has no pages yet: leave the bytes in the socket until an answer of the shard.
+    Blocked,
+    /// Nothing is received any more: send what [`Frontend::send_plan`] still holds, then close.
+    Closing,
+}
+
+/// A part of a read's data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadPiece {
+    /// Where the bytes lie.
+    pub span: Span,
+    /// Their CRC32C; must be there when [`Frontend::wants_data_digest`].
+    pub crc: Option<u32>,
+}
+
+/// What the shard has to know or do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A write wants pages: answer [`Frontend::place_write`], or [`Frontend::complete`] with an error.
+    Write {
+        /// The command.
+        cmd: CommandId,
+        /// Where to.
+        volume: VolumeId,
+        /// First sector.
+        first: Sector,
+        /// Length.
+        sectors: Sectors,
+        /// Force unit access.
+        fua: bool,
+    },
+    /// Data of a write is in place. After the last one the shard logs the write and then calls [`Frontend::complete`].
+    Arrived {
+        /// The command.
+        cmd: CommandId,
+        /// The part of the placed span that was filled.
+        span: Span,
+        /// The CRC32C the host sent over it, to be compared by the shard ([`Frontend::digest_is_wrong`]).
+        digest: Option<u32>,
+        /// Nothing is missing any more.
+        last: bool,
+    },
+    /// A read: answer [`Frontend::read_ready`], or [`Frontend::complete`] with an error.
+    Read {
+        /// The command.
+        cmd: CommandId,
+        /// Where from.
+        volume: VolumeId,
+        /// First sector.
+        first: Sector,
+        /// Length.
+        sectors: Sectors,
+    },
+    /// Make everything completed durable: answer [`Frontend::complete`].
+    Flush {
+        /// The command.
+        cmd: CommandId,
+        /// Which volume.
+        volume: VolumeId,
+    },
+    /// Make a run read as zeroes: answer [`Frontend::complete`] once for each of these, also where several have the same `cmd`
+    /// (one Dataset Management command has up to 256 ranges).
+    Zeroes {
+        /// The command.
+        cmd: CommandId,
+        /// Which volume.
+        volume: VolumeId,
+        /// First sector.
+        first: Sector,
+        /// Length.
+        sectors: Sectors,
+        /// The run's space may be given back.
+        deallocate: bool,
+    },
+    /// All pieces of a read have been handed to the stream, or never will be: their pages may be unpinned.
+    Released {
+        /// The command.
+        cmd: CommandId,
+    },
+    /// The connection of a command is gone. A write that is not wholly there must be dropped; anything else may run on, its answer is ignored.
+    Abandoned {
+        /// The command.
+        cmd: CommandId,
+    },
+    /// Something other than its own traffic (a deadline, a reset) changed what a connection wants: look at its plans.
+    Attend {
+        /// The connection.
+        conn: ConnId,
+    },
+}
+
+/// What a frontend counts since start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Read commands taken.
+    pub reads: u64,
+    /// Write commands taken.
+    pub writes: u64,
+    /// Sectors of those reads.
+    pub read_sectors: u64,
+    /// Sectors of those writes.
+    pub written_sectors: u64,
+    /// Connections given up because the host broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections given up at a deadline.
+    pub deadlines_missed: u64,
+    /// Writes whose data digest was wrong.
+    pub digest_errors: u64,
+}
+
+/// The target of one shard.
+pub struct Frontend {
+    config: TargetConfig,
+    connections: Vec<Connection>,
+    controllers: Vec<Controller>,
+    controller_id_next: u16,
+    events: VecDeque<Event>,
+    events_max: usize,
+    /// Where small structures are rendered before a part of them is staged.
+    scratch: Box<[u8; IDENTIFY_BYTES]>,
+    counters: Counters,
+    now: Nanos,
+    /// No deadline lies before this.
+    next: Nanos,
+}
+
+impl Frontend {
+    /// A target without connections; all its memory is taken here.
+    ///
+    /// # Panics
+    /// If the configuration is outside of the bounds that [`TargetConfig`] and [`Limits`] state.
+    pub fn new(config: TargetConfig) -> Self {
+        config.check();
+        let limits = config.limits;
+        // One call gives at most an event per slot of one connection, a range event per range of one command, and two `Attend` per
+        // connection (its own deadline and its controller's).
+        let events_max = usize::from(limits.queue_depth_max) * 2
+            + io::RANGES_MAX
+            + usize::from(limits.connections_max) * 2
+            + usize::from(limits.controllers_max);
+        Self {
+            connections: (0..limits.connections_max)
+                .map(|_| Connection::new(&limits))
+                .collect(),
+            controllers: (0..limits.controllers_max)
+                .map(|_| Controller::default())
+                .collect(),
+            controller_id_next: config.controller_ids.0,
+            events: VecDeque::with_capacity(events_max),
+            events_max,
+            scratch: Box::new([0; IDENTIFY_BYTES]),
+            counters: Counters::default(),
+            now: Nanos::ZERO,
+            next: Nanos::NEVER,
+            config,
+        }
+    }
+
+    /// Takes a TCP connection in. `None`: there are too many, close it.
+    pub fn open(&mut self, now: Nanos) -> Option<ConnId> {
+        self.now = now;
+        let c = self
+            .connections
+            .iter()
+            .position(|connection| connection.state == State::Free)?;
+        self.connections[c].state = State::AwaitsIcReq;
+        self.set_handshake_deadline(c, now);
+        Some(ConnId(c as u16))
+    }
+
+    /// The socket is gone, whoever closed it. Every command of it ends here.
+    pub fn closed(&mut self, now: Nanos, conn: ConnId) {
+        self.now = now;
+        let c = conn.index();
+        if self.connections[c].state == State::Free {
+            return;
+        }
+        for slot in 0..self.connections[c].slots.len() as u16 {
+            let cmd = self.command_id(c, slot);
+            let (pinned, at_shard) = {
+                let slot = &self.connections[c].slots[usize::from(slot)];
+                (slot.pinned, slot.phase.is_at_shard())
+            };
+            if pinned {
+                self.push(Event::Released { cmd });
+            } else if at_shard {
+                self.push(Event::Abandoned { cmd });
+            }
+        }
+        self.leave_controller(c);
+        self.connections[c].reset();
+    }
+
+    /// The next thing the shard has to know. Drain it fully after every call.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What was counted since start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether the connection of a command has data digests on: its read pieces need their CRC32C.
+    pub fn wants_data_digest(&self, cmd: CommandId) -> bool {
+        self.connections[usize::from(cmd.conn)].data_digest
+    }
+
+    /// Gives a write its pages. In-capsule data flows there with the next receive; for other writes an R2T goes out.
+    ///
+    /// # Panics
+    /// If the span's length is not the write's.
+    pub fn place_write(&mut self, cmd: CommandId, span: Span) {
+        let Some((c, slot)) = self.find(cmd) else {
+            return;
+        };
+        let connection = &mut self.connections[c];
+        if connection.state == State::Closing {
+            return;
+        }
+        let entry = &mut connection.slots[usize::from(slot)];
+        let Phase::AwaitsPages { bytes, inline } = entry.phase else {
+            return;
+        };
+        assert!(
+            span.len == bytes,
+            "a write of {bytes} bytes got {} bytes of pages",
+            span.len
+        );
+        if inline {
+            entry.phase = Phase::Filling;
+            connection.place_body(span);
+        } else {
+            entry.phase = Phase::AwaitsR2t { span };
+            self.enqueue(c, slot);
+        }
+        self.set_data_deadline(c, false);
+    }
+
+    /// Answers a read with the pieces that make up its data, in order. Late answers are released at once.
+    ///
+    /// # Panics
+    /// If there are no pieces or too many, or they are not the read's length, or a digest is wanted and missing.
+    pub fn read_ready(&mut self, cmd: CommandId, pieces: &[ReadPiece]) {
+        let Some((c, slot)) = self.find(cmd) else {
+            self.push(Event::Released { cmd });
+            return;
+        };
+        let connection = &mut self.connections[c];
+        let entry = &mut connection.slots[usize::from(slot)];
+        let Phase::Reading { bytes } = entry.phase else {
+            self.push(Event::Released { cmd });
+            return;
+        };
+        assert!(
+            (1..=READ_PIECES_MAX).contains(&pieces.len()),
+            "a read is answered with {} pieces",
+            pieces.len()
+        );
+        let sum: u64 = pieces.iter().map(|piece| u64::from(piece.span.len)).sum();
+        assert!(
+            sum == u64::from(bytes),
+            "a read of {bytes} bytes is answered with {sum}"
+        );
+        if connection.data_digest {
+            assert!(
+                pieces.iter().all(|piece| piece.crc.is_some()),
+                "a piece has no digest"
+            );
+        }
+        connection.pieces[usize::from(slot)][..pieces.len()].copy_from_slice(pieces);
+        entry.phase = Phase::Sending {
+            count: pieces.len() as u8,
+            next: 0,
+            offset: 0,
+        };
+        entry.pinned = true;
+        self.enqueue(c, slot);
+    }
+
+    /// Ends a command that carries no data back. Of a write whose data is still coming the rest is thrown away first.
+    pub fn complete(&mut self, cmd: CommandId, status: Status) {
+        let Some((c, slot)) = self.find(cmd) else {
+            return;
+        };
+        let entry = &mut self.connections[c].slots[usize::from(slot)];
+        match entry.phase {
+            Phase::AwaitsPages { inline: false, .. }
+            | Phase::AwaitsR2t { .. }
+            | Phase::AtShard
+            | Phase::Reading { .. } => {
+                self.respond(c, slot, status, 0);
+            }
+            Phase::AwaitsPages { inline: true, .. } | Phase::Filling => {
+                entry.phase = Phase::Draining { status };
+                self.connections[c].discard_body(slot);
+                self.set_data_deadline(c, false);
+            }
+            Phase::Ranges { left, worst } => {
+                let worst = if worst.is_success() { status } else { worst };
+                if left > 1 {
+                    entry.phase = Phase::Ranges {
+                        left: left - 1,
+                        worst,
+                    };
+                } else {
+                    self.respond(c, slot, worst, 0);
+                }
+            }
+            Phase::Free
+            | Phase::AwaitsData { .. }
+            | Phase::Draining { .. }
+            | Phase::Sending { .. }
+            | Phase::Reply { .. }
+            | Phase::Held
+            | Phase::Responding { .. }
+            | Phase::Leaving => {}
+        }
+    }
+
+    /// The digest that came with data of a write is not the data's: the command fails with 0/22h once its data is drained.
+    /// The shard forgets the write as if it had completed it.
+    pub fn digest_is_wrong(&mut self, cmd: CommandId) {
+        if self.find(cmd).is_some() {
+            self.counters.digest_errors += 1;
+            self.complete(cmd, Status::TRANSIENT_TRANSPORT_ERROR);
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        assert!(
+            self.events.len() < self.events_max,
+            "events were not drained"
+        );
+        self.events.push_back(event);
+    }
+
+    fn command_id(&self, c: usize, slot: u16) -> CommandId {
+        CommandId {
+            conn: c as u16,
+            slot,
+            generation: self.connections[c].slots[usize::from(slot)].generation,
+        }
+    }
+
+    /// The place of a command that still lives.
+    fn find(&self, cmd: CommandId) -> Option<(usize, u16)> {
+        let c = usize::from(cmd.conn);
+        let slot = &self.connections[c].slots[usize::from(cmd.slot)];
+        (slot.generation == cmd.generation && slot.phase != Phase::Free).then_some((c, cmd.slot))
+    }
+}

@@ -1,0 +1,501 @@
+//! The source's side of the link: packet numbers, what each packet carried, loss detection, window, probe timeout (RFC 9002 in shape).
+//! Takes reports and the time; says what to send again and when to probe. Knows nothing of bytes, frames or devices.
+//! LNK-1  an item is in exactly one place: a queue, or a packet in flight, or delivered.
+//! LNK-2  packets in flight ≤ PACKETS_MAX, bytes in flight ≤ window + one frame.
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use ibid_units::{CpId, LogBlock, Nanos, PacketNumber};
+use ibid_wire::peer::PacketRange;
+
+/// Packets in flight, at most. A power of two: packet n lives in place n mod this.
+pub const PACKETS_MAX: usize = 1024;
+/// Items in one packet, at most (one per section).
+pub const ITEMS_MAX: usize = 16;
+
+// RFC 9002 §6.1.1.
+const REORDER_PACKETS: u64 = 3;
+// RFC 9002 §6.1.2 has 1 ms for granularity; two nodes that share cores are delayed by a scheduling slice now and then.
+const GRANULARITY: Nanos = Nanos::from_millis(4);
+const PROBE_MIN: Nanos = Nanos::from_millis(10);
+const PROBE_MAX: Nanos = Nanos::from_millis(500);
+const RTT_INITIAL: Nanos = Nanos::from_millis(5);
+const WINDOW_INITIAL: u64 = 512 * 1024;
+const WINDOW_MIN: u64 = 64 * 1024;
+// Half of what the receive ring of the smallest device holds (512 frames of 9000 bytes).
+const WINDOW_MAX: u64 = 2 * 1024 * 1024;
+
+/// What an item names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ItemKind {
+    /// A header or descriptor block of the log: as many bytes as it uses.
+    LogStructure,
+    /// Sectors `first ‥ first + count` of a log page.
+    LogPage {
+        /// First sector in the page.
+        first: u8,
+        /// Number of sectors.
+        count: u8,
+    },
+    /// The CP's opening.
+    CpOpen,
+    /// The stretch of the list that begins with record `place`.
+    CpList,
+    /// Sectors of the list's page number `place`.
+    CpBlock {
+        /// First sector in the page.
+        first: u8,
+        /// Number of sectors.
+        count: u8,
+    },
+    /// Nothing: wants a report.
+    Ping,
+    /// The source stops in good order.
+    Goodbye,
+}
+
+/// Something to be sent until it has arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// What.
+    pub kind: ItemKind,
+    /// The segment, or the CP.
+    pub segment: CpId,
+    /// The block, record or page; see the kind.
+    pub place: LogBlock,
+}
+
+const NO_ITEM: Item = Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
+
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    number: u64,
+    sent_at: Nanos,
+    bytes: u32,
+    in_flight: bool,
+    item_count: u8,
+    items: [Item; ITEMS_MAX],
+}
+
+/// What a sender counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SenderCounters {
+    /// Packets sent.
+    pub packets: u64,
+    /// Packets found lost, whose items were queued again.
+    pub lost: u64,
+    /// Probe timeouts.
+    pub probes: u64,
+}
+
+/// The sending side of one session.
+#[derive(Debug)]
+pub struct Sender {
+    packets: Vec<Packet>,
+    next: u64,
+    /// No packet below is in flight.
+    oldest: u64,
+    largest_acked: Option<u64>,
+    again: VecDeque<Item>,
+    bytes_in_flight: u64,
+    window: u64,
+    threshold: u64,
+    /// Packets sent before this one don't shrink the window again (RFC 9002 §7.3.1).
+    recovery_until: u64,
+    rtt: Nanos,
+    rtt_var: Nanos,
+    rtt_known: bool,
+    probe_backoff: u32,
+    last_sent: Nanos,
+    counters: SenderCounters,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sender {
+    /// A sender that has sent nothing.
+    pub fn new() -> Self {
+        let empty = Packet {
+            number: 0,
+            sent_at: Nanos::ZERO,
+            bytes: 0,
+            in_flight: false,
+            item_count: 0,
+            items: [NO_ITEM; ITEMS_MAX],
+        };
+        Self {
+            packets: vec![empty; PACKETS_MAX],
+            next: 0,
+            oldest: 0,
+            largest_acked: None,
+            again: VecDeque::with_capacity(PACKETS_MAX * ITEMS_MAX),
+            bytes_in_flight: 0,
+            window: WINDOW_INITIAL,
+            threshold: u64::MAX,
+            recovery_until: 0,
+            rtt: RTT_INITIAL,
+            rtt_var: Nanos::new(RTT_INITIAL.get() / 2),
+            rtt_known: false,
+            probe_backoff: 0,
+            last_sent: Nanos::ZERO,
+            counters: SenderCounters::default(),
+        }
+    }
+
+    /// Starts over for a new session: nothing is in flight, nothing queued.
+    pub fn reset(&mut self) {
+        for packet in &mut self.packets {
+            packet.in_flight = false;
+        }
+        self.next = 0;
+        self.oldest = 0;
+        self.largest_acked = None;
+        self.again.clear();
+        self.bytes_in_flight = 0;
+        self.window = WINDOW_INITIAL;
+        self.threshold = u64::MAX;
+        self.recovery_until = 0;
+        self.probe_backoff = 0;
+    }
+
+    /// True where another frame may be sent now (LNK-2).
+    pub fn may_send(&self) -> bool {
+        self.bytes_in_flight < self.window && self.next - self.oldest < PACKETS_MAX as u64
+    }
+
+    /// The next item that was lost, to be sent before anything new.
+    pub fn pop_again(&mut self) -> Option<Item> {
+        self.again.pop_front()
+    }
+
+    /// Puts an item back that did not fit the frame after all.
+    pub fn push_again(&mut self, item: Item) {
+        assert!(self.again.len() < PACKETS_MAX * ITEMS_MAX, "LNK-1: an item is queued once");
+        self.again.push_front(item);
+    }
+
+    /// True while something lost waits to be sent again.
+    pub fn has_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// The number the next packet will have.
+    pub fn next_number(&self) -> PacketNumber {
+        PacketNumber::new(self.next)
+    }
+
+    /// A packet with these items went out.
+    pub fn sent(&mut self, now: Nanos, bytes: usize, items: &[Item]) -> PacketNumber {
+        let number = self.next;
+        assert!(number - self.oldest < PACKETS_MAX as u64, "LNK-2: at most {PACKETS_MAX} packets in flight");
+        let packet = &mut self.packets[(number % PACKETS_MAX as u64) as usize];
+        assert!(!packet.in_flight, "LNK-2: packet {} is still in flight", packet.number);
+        packet.number = number;
+        packet.sent_at = now;
+        packet.bytes = bytes as u32;
+        packet.in_flight = true;
+        packet.item_count = items.len() as u8;
+        packet.items[..items.len()].copy_from_slice(items);
+        self.bytes_in_flight += bytes as u64;
+        self.next += 1;
+        self.last_sent = now;
+        self.counters.packets += 1;
+        PacketNumber::new(number)
+    }
+
+    /// A report says what has arrived. Numbers never sent are ignored; returns false if there were any.
+    pub fn reported(&mut self, now: Nanos, ranges: &[PacketRange], delay: Nanos) -> bool {
+        let mut honest = true;
+        let mut newest_acked_at = None;
+        for range in ranges {
+            if range.last >= self.next {
+                honest = false;
+                continue;
+            }
+            for number in range.first.max(self.oldest)..=range.last {
+                if number < self.oldest {
+                    break;
+                }
+                let at = (number % PACKETS_MAX as u64) as usize;
+                let packet = &mut self.packets[at];
+                if packet.number != number || !packet.in_flight {
+                    continue;
+                }
+                packet.in_flight = false;
+                self.bytes_in_flight -= u64::from(packet.bytes);
+                if newest_acked_at.is_none() && self.largest_acked.is_none_or(|largest| number > largest) {
+                    newest_acked_at = Some((range.last, self.packets[(range.last % PACKETS_MAX as u64) as usize].sent_at));
+                }
+                if number >= self.recovery_until {
+                    self.grow(self.packets[at].bytes);
+                }
+            }
+            if self.largest_acked.is_none_or(|largest| range.last > largest) {
+                self.largest_acked = Some(range.last);
+                self.probe_backoff = 0;
+            }
+        }
+        if let Some((_, sent_at)) = newest_acked_at {
+            self.measure(now.since(sent_at).since(delay));
+        }
+        self.find_lost(now);
+        self.forget();
+        honest
+    }
+
+    fn grow(&mut self, bytes: u32) {
+        let step = if self.window < self.threshold {
+            u64::from(bytes)
+        } else {
+            // Congestion avoidance: about one frame per window.
+            u64::from(bytes) * u64::from(bytes) / self.window
+        };
+        self.window = (self.window + step).min(WINDOW_MAX);
+    }
+
+    // RFC 9002 §5.3.
+    fn measure(&mut self, sample: Nanos) {
+        let (sample, rtt, var) = (sample.get(), self.rtt.get(), self.rtt_var.get());
+        if self.rtt_known {
+            self.rtt_var = Nanos::new((3 * var + rtt.abs_diff(sample)) / 4);
+            self.rtt = Nanos::new((7 * rtt + sample) / 8);
+        } else {
+            self.rtt = Nanos::new(sample);
+            self.rtt_var = Nanos::new(sample / 2);
+            self.rtt_known = true;
+        }
+    }
+
+    fn loss_delay(&self) -> Nanos {
+        Nanos::new((self.rtt.get() * 9 / 8).max(GRANULARITY.get()))
+    }
+
+    /// Queues the items of packets that newer ones have overtaken for good (RFC 9002 §6.1).
+    fn find_lost(&mut self, now: Nanos) {
+        let Some(largest) = self.largest_acked else { return };
+        let delay = self.loss_delay();
+        let mut shrink = false;
+        for number in self.oldest..largest {
+            let packet = &self.packets[(number % PACKETS_MAX as u64) as usize];
+            if !packet.in_flight {
+                continue;
+            }
+            let overtaken = largest - number >= REORDER_PACKETS || now.since(packet.sent_at) >= delay;
+            if overtaken {
+                shrink |= number >= self.recovery_until;
+                self.lose(number);
+            }
+        }
+        if shrink {
+            self.threshold = (self.window / 2).max(WINDOW_MIN);
+            self.window = self.threshold;
+            self.recovery_until = self.next;
+        }
+    }
+
+    fn lose(&mut self, number: u64) {
+        let at = (number % PACKETS_MAX as u64) as usize;
+        let packet = &mut self.packets[at];
+        packet.in_flight = false;
+        self.bytes_in_flight -= u64::from(packet.bytes);
+        let (items, count) = (packet.items, usize::from(packet.item_count));
+        self.counters.lost += 1;
+        for item in &items[..count] {
+            if item.kind != ItemKind::Ping {
+                assert!(self.again.len() < PACKETS_MAX * ITEMS_MAX, "LNK-1: an item is queued once");
+                self.again.push_back(*item);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.oldest < self.next && !self.packets[(self.oldest % PACKETS_MAX as u64) as usize].in_flight {
+            self.oldest += 1;
+        }
+    }
+
+    /// When something must be done if nothing is heard: a loss to be noticed, or a probe. `awaiting` is true where the caller
+    /// waits for a report although every packet may have arrived.
+    pub fn deadline(&self, awaiting: bool) -> Nanos {
+        let mut deadline = Nanos::NEVER;
+        if let Some(largest) = self.largest_acked
+            && self.oldest < largest
+        {
+            let sent_at = self.packets[(self.oldest % PACKETS_MAX as u64) as usize].sent_at;
+            deadline = sent_at.after(self.loss_delay());
+        }
+        if self.oldest < self.next || awaiting {
+            deadline = deadline.min(self.last_sent.after(self.probe_after()));
+        }
+        deadline
+    }
+
+    fn probe_after(&self) -> Nanos {
+        let base = Nanos::new(self.rtt.get() + 4 * self.rtt_var.get()).max(PROBE_MIN);
+        Nanos::new(base.get() << self.probe_backoff.min(16)).min(PROBE_MAX)
+    }
+
+    /// The deadline has passed: true where a probe is to be sent now (the oldest packet's items go with it, as they may be lost).
+    pub fn timed_out(&mut self, now: Nanos, awaiting: bool) -> bool {
+        self.find_lost(now);
+        self.forget();
+        if !(self.oldest < self.next || awaiting) || now < self.last_sent.after(self.probe_after()) {
+            return false;
+        }
+        self.probe_backoff += 1;
+        self.counters.probes += 1;
+        if self.oldest < self.next {
+            self.lose(self.oldest);
+            self.forget();
+        }
+        true
+    }
+
+    /// Everything sent has arrived.
+    pub fn is_quiet(&self) -> bool {
+        self.oldest == self.next && self.again.is_empty()
+    }
+    /// When the last packet was sent.
+    pub fn last_sent(&self) -> Nanos {
+        self.last_sent
+    }
+    /// Smoothed round trip time.
+    pub fn rtt(&self) -> Nanos {
+        self.rtt
+    }
+    /// Bytes that may be in flight.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+    /// What was counted.
+    pub fn counters(&self) -> SenderCounters {
+        self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(n: u32) -> Item {
+        Item { kind: ItemKind::LogPage { first: 0, count: 8 }, segment: CpId::new(1), place: LogBlock::new(n) }
+    }
+
+    fn range(first: u64, last: u64) -> PacketRange {
+        PacketRange { first, last }
+    }
+
+    fn ms(n: u64) -> Nanos {
+        Nanos::from_millis(n)
+    }
+
+    #[test]
+    fn three_newer_acknowledgements_tell_a_loss_and_shrink_the_window_once() {
+        let mut sender = Sender::new();
+        for n in 0..6 {
+            sender.sent(ms(1), 9000, &[item(n)]);
+        }
+        let before = sender.window();
+        assert!(sender.reported(ms(2), &[range(3, 3)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), Some(item(0)));
+        assert_eq!(sender.pop_again(), None, "1 and 2 are overtaken by fewer than three");
+        assert!(sender.window() < before);
+        let shrunk = sender.window();
+        assert!(sender.reported(ms(2), &[range(3, 5)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), Some(item(1)));
+        assert_eq!(sender.window(), shrunk);
+    }
+
+    #[test]
+    fn a_probe_comes_when_nothing_is_heard_and_waits_longer_each_time() {
+        let mut sender = Sender::new();
+        assert_eq!(sender.deadline(false), Nanos::NEVER);
+        sender.sent(ms(1), 9000, &[item(7)]);
+        let first = sender.deadline(false);
+        assert!(!sender.timed_out(Nanos::new(first.get() - 1), false));
+        assert!(sender.timed_out(first, false));
+        assert_eq!(sender.pop_again(), Some(item(7)));
+        sender.sent(first, 9000, &[item(7)]);
+        let second = sender.deadline(false);
+        assert!(second - first > first - ms(1));
+    }
+
+    #[test]
+    fn a_caller_that_awaits_a_report_probes_although_nothing_is_in_flight() {
+        let mut sender = Sender::new();
+        sender.sent(ms(1), 100, &[item(1)]);
+        assert!(sender.reported(ms(2), &[range(0, 0)], Nanos::ZERO));
+        assert!(sender.is_quiet());
+        assert_eq!(sender.deadline(false), Nanos::NEVER);
+        let deadline = sender.deadline(true);
+        assert!(deadline < Nanos::NEVER && sender.timed_out(deadline, true));
+    }
+
+    #[test]
+    fn a_number_never_sent_is_not_believed() {
+        let mut sender = Sender::new();
+        sender.sent(ms(1), 100, &[item(1)]);
+        assert!(!sender.reported(ms(2), &[range(0, 9)], Nanos::ZERO));
+        assert!(!sender.is_quiet());
+    }
+
+    #[test]
+    fn every_item_arrives_over_a_link_that_loses_doubles_and_reorders() {
+        for seed in 1..40u64 {
+            let mut random = seed;
+            let mut chance = move |percent: u64| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % 100 < percent
+            };
+            let mut sender = Sender::new();
+            let mut received = crate::link::Received::default();
+            let mut arrived = [false; 3000];
+            let mut next_new = 0u32;
+            let mut wire: VecDeque<(u64, Item)> = VecDeque::new();
+            let mut now = ms(1);
+            let mut turns = 0;
+            while arrived.contains(&false) {
+                turns += 1;
+                assert!(turns < 100_000, "seed {seed} does not end");
+                now = now.after(Nanos::from_micros(50));
+                while sender.may_send() && wire.len() < 300 {
+                    let Some(next) = sender.pop_again().or_else(|| {
+                        (next_new < 3000).then(|| {
+                            next_new += 1;
+                            item(next_new - 1)
+                        })
+                    }) else {
+                        break;
+                    };
+                    let number = sender.sent(now, 4200, &[next]).get();
+                    if !chance(20) {
+                        wire.push_back((number, next));
+                    }
+                    if chance(10) {
+                        wire.push_front((number, next));
+                    }
+                }
+                for _ in 0..8 {
+                    let taken = if chance(30) { wire.pop_back() } else { wire.pop_front() };
+                    if let Some((number, item)) = taken {
+                        received.insert(number);
+                        arrived[item.place.get() as usize] = true;
+                    }
+                }
+                if !chance(50) {
+                    let mut report = ibid_wire::peer::Report::new(Default::default(), Default::default(), Default::default(), [0; 32]);
+                    received.report(&mut report);
+                    assert!(sender.reported(now, report.ranges(), Nanos::ZERO));
+                }
+                if now >= sender.deadline(false) {
+                    sender.timed_out(now, false);
+                }
+            }
+        }
+    }
+}
