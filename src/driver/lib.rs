@@ -1,0 +1,204 @@
+//! The rim of the engine: what it needs of the world as small traits, and their real implementations.
+//! Gives [`Clock`], [`Port`], [`Disk`] and [`Streams`], the [`Arena`] that all payload lies in, and over them the
+//! system's clock, io_uring and kernel TCP. DPDK implements [`Port`] in its own crate. Knows nothing of NVMe or the log.
+
+mod arena;
+mod memory;
+mod clock;
+pub mod idle;
+mod file;
+mod uring;
+mod tcp;
+pub mod checksum;
+pub mod no_alloc;
+
+pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, PageSize};
+pub use clock::MonotonicClock;
+pub use file::{DiskFile, FileWarning, OpenError, OpenOptions};
+pub use memory::{HugeRefused, HugeReserve};
+pub use tcp::{SEND_PIECES_MAX, TcpStreams};
+pub use uring::{DEPTH_MAX, UringDisk, UringError, UringWarning};
+
+use ibid_units::{Nanos, Span};
+
+/// Monotonic time, read once per turn of a shard.
+pub trait Clock {
+    /// The time now. Never less than what it said before.
+    fn now(&mut self) -> Nanos;
+}
+
+/// The traffic class of a frame, for accounting and (later) for priorities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Log entries on their way to the peer's log.
+    Log,
+    /// What a consistency point sends: its list, and blocks where references don't do.
+    Cp,
+    /// Hello, probes, acknowledgements and reports.
+    Control,
+}
+
+/// What a port counts. All sums since start; bytes are of whole Ethernet frames without preamble and FCS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortCounters {
+    /// Frames given to the device.
+    pub tx_frames: u64,
+    /// Bytes of those, by [`Class`]: log, cp, control.
+    pub tx_bytes: [u64; 3],
+    /// Frames that arrived for us.
+    pub rx_frames: u64,
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Frames that arrived but were not for us, or were malformed below the link layer.
+    pub rx_dropped: u64,
+    /// Payload bytes that this side's driver copied with the CPU to transmit, because the device can't send from the arena.
+    pub tx_copied_bytes: u64,
+}
+
+/// The device has no room for a frame now; try again on a later turn. Nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortBusy;
+
+/// A link device: sends and receives the link's datagrams (UDP payloads; the headers below are the port's own).
+/// Frames may be lost, doubled and reordered, never merged or split.
+pub trait Port {
+    /// The largest datagram that fits one frame.
+    fn datagram_bytes_max(&self) -> usize;
+    /// Bytes of headers that every frame carries below the datagram (Ethernet, IP, UDP).
+    fn overhead_bytes(&self) -> usize;
+    /// Queues one datagram: `head`, then the bytes of each span in the arena. `head` is copied before this returns; the
+    /// spans' bytes may be read by the device until long afterwards (zero copy).
+    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy>;
+    /// Hands queued frames to the device. Called once at the end of a turn, and by the port itself when its burst is full.
+    fn flush(&mut self);
+    /// Takes at most `frames_max` frames off the device and shows each one's datagram to `sink`; returns how many.
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize;
+    /// What was counted since start.
+    fn counters(&self) -> PortCounters;
+}
+
+/// A file or block device that was opened at start, by its place in the list of those.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileId(pub u16);
+
+/// One operation on a file. Offsets and lengths are multiples of the file's logical block. Until the completion, a span's
+/// bytes are the device's (ARENA-1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskOp {
+    /// Reads `span.len` bytes at byte `at` of the file into the arena.
+    Read {
+        /// Which file.
+        file: FileId,
+        /// Byte offset in the file.
+        at: u64,
+        /// Where the bytes go.
+        span: Span,
+    },
+    /// Writes the span's bytes at byte `at` of the file. Durable only after a later [`DiskOp::Flush`].
+    Write {
+        /// Which file.
+        file: FileId,
+        /// Byte offset in the file.
+        at: u64,
+        /// Where the bytes lie.
+        span: Span,
+    },
+    /// Makes everything that completed on this file before the submission survive a power cut.
+    Flush {
+        /// Which file.
+        file: FileId,
+    },
+    /// Makes a run read as zeroes, keeping its space.
+    Zero {
+        /// Which file.
+        file: FileId,
+        /// Byte offset in the file.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Gives a run's space back; it reads as zeroes afterwards.
+    Deallocate {
+        /// Which file.
+        file: FileId,
+        /// Byte offset in the file.
+        at: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+}
+
+/// The disk's queue is full; try again after completions. Nothing was submitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskBusy;
+
+/// A disk operation failed for good; the number is the operating system's error code (28 = no space, 5 = I/O error …).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("disk operation failed: {}", std::io::Error::from_raw_os_error(*.0))]
+pub struct DiskError(pub i32);
+
+/// Asynchronous access to the files a node was opened with. Reads and writes move between device and arena directly.
+pub trait Disk {
+    /// Queues an operation; `token` comes back with its completion.
+    fn submit(&mut self, op: DiskOp, token: u64) -> Result<(), DiskBusy>;
+    /// Hands queued operations to the device and shows every completion to `sink`; returns how many there were. Short transfers are
+    /// continued inside, so `Ok` means all bytes.
+    fn poll(&mut self, sink: &mut dyn FnMut(u64, Result<(), DiskError>)) -> usize;
+    /// Operations submitted and not completed.
+    fn in_flight(&self) -> usize;
+    /// A file descriptor that becomes readable when completions wait (eventfd or the ring's fd), so an idle shard can
+    /// sleep on it. `None` where there is none.
+    fn descriptor(&self) -> Option<i32> {
+        None
+    }
+}
+
+/// One client connection of a [`Streams`]; reused after close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct StreamId(pub u16);
+
+/// Why a stream moved no bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamStop {
+    /// Nothing can move now; an event will tell when.
+    WouldBlock,
+    /// The other side is gone, or the connection broke.
+    Closed,
+}
+
+/// What happened to a stream since the last poll.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamEvent {
+    /// A client connected; the stream may be read and written from now on.
+    Opened(StreamId),
+    /// Bytes may be waiting (or the end): receive until `WouldBlock`.
+    Readable(StreamId),
+    /// There is room again after a send had said `WouldBlock`.
+    Writable(StreamId),
+}
+
+/// A piece of what is sent on a stream.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// Bytes of the caller (PDU headers, digests, small replies).
+    Bytes(&'a [u8]),
+    /// Payload in the arena.
+    Span(Span),
+}
+
+/// Byte streams with clients (TCP). Edge-triggered: an event is told once.
+pub trait Streams {
+    /// Shows what happened to `sink`, waiting at most `wait` for something to happen; zero never waits.
+    fn poll(&mut self, wait: Nanos, sink: &mut dyn FnMut(StreamEvent));
+    /// Receives into `payload` (a span of the arena, if any) first and `head` after it, in one system call; returns the count.
+    fn receive(
+        &mut self,
+        id: StreamId,
+        payload: Option<Span>,
+        head: &mut [u8],
+    ) -> Result<usize, StreamStop>;
+    /// Sends a prefix of the pieces; returns how many bytes went.
+    fn send(&mut self, id: StreamId, pieces: &[Piece<'_>]) -> Result<usize, StreamStop>;
+    /// Closes the connection; the id may be given to a new one.
+    fn close(&mut self, id: StreamId);
+}
