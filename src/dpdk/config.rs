@@ -1,0 +1,226 @@
+//! What a link port is made of: a device, two addresses, an MTU. Turns them into DPDK's device arguments.
+//! Refuses what would mean something else there; touches nothing.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::error::PortError;
+use crate::headers::ETHERNET_BYTES;
+
+/// Smallest IPv4 MTU that every host must take (RFC 791).
+pub const MTU_MIN: u16 = 576;
+/// The largest frames that NICs commonly carry.
+pub const MTU_MAX: u16 = 9000;
+
+/// The device under a link port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkDevice {
+    /// A kernel interface through a packet socket with mapped rings. Needs CAP_NET_RAW. Survives its peer and its link.
+    AfPacket {
+        /// Name of the interface in this network namespace. It should have no IP address of its own, or the kernel answers too.
+        interface: String,
+    },
+    /// Shared memory with another process on this machine.
+    Memif {
+        /// Path of the UNIX socket that the two meet at.
+        socket: PathBuf,
+        /// Who makes the socket. The client reconnects when the server comes back.
+        role: MemifRole,
+    },
+    /// Any other virtual device of DPDK, as `--vdev` takes it: `net_null0,size=64`.
+    Vdev(String),
+}
+
+/// The two ends of a memif.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemifRole {
+    /// Makes the socket and waits.
+    Server,
+    /// Connects, and brings the shared memory.
+    Client,
+}
+
+/// How spans of the arena reach the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SpanMode {
+    /// As external buffers where the device takes chained ones, copied where it doesn't.
+    #[default]
+    Auto,
+    /// Always copied; for comparison.
+    Copy,
+}
+
+/// A link port's configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkConfig {
+    /// The device.
+    pub device: LinkDevice,
+    /// Our address and UDP port.
+    pub local: SocketAddrV4,
+    /// The peer's. Both must be on one Ethernet segment: there is no routing.
+    pub peer: SocketAddrV4,
+    /// The peer's Ethernet address; `None` asks for it by ARP.
+    pub peer_mac: Option<[u8; 6]>,
+    /// Largest IPv4 packet, [`MTU_MIN`] to [`MTU_MAX`]. Both ends must agree, and all between them carry it.
+    pub mtu: u16,
+    /// How payload reaches the device.
+    pub spans: SpanMode,
+}
+
+/// A device as DPDK's virtual bus takes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DeviceArguments {
+    pub(crate) name: String,
+    pub(crate) arguments: String,
+}
+
+impl LinkConfig {
+    /// The largest Ethernet frame, without FCS.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        usize::from(self.mtu) + ETHERNET_BYTES
+    }
+
+    /// The size of one slot of a device's ring: the power of two that holds a frame and a driver's own header (af_packet: 66 bytes).
+    pub(crate) fn slot_bytes(&self) -> usize {
+        (self.frame_bytes_max() + RING_HEADER_BYTES_MAX).next_power_of_two()
+    }
+
+    pub(crate) fn check(&self) -> Result<(), PortError> {
+        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
+            return Err(PortError::Mtu(self.mtu));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn arguments(&self) -> Result<DeviceArguments, PortError> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let slot = self.slot_bytes();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(match &self.device {
+            LinkDevice::AfPacket { interface } => {
+                let interface = plain(interface, libc::IFNAMSIZ - 1)?;
+                // framesz is what counts, whatever the MTU says: larger frames are truncated without a word. The rings are
+                // walked as one array, so it must divide the block.
+                let block = slot.max(AF_PACKET_BLOCK_BYTES);
+                DeviceArguments {
+                    name: format!("net_af_packet_ibid{number}"),
+                    arguments: format!(
+                        "iface={interface},blocksz={block},framesz={slot},framecnt={AF_PACKET_FRAMES}"
+                    ),
+                }
+            }
+            LinkDevice::Memif { socket, role } => {
+                let socket = plain(socket.to_str().ok_or(PortError::Name)?, UNIX_PATH_BYTES_MAX)?;
+                // bsize belongs to the client. A frame larger than it corrupts a mixed stream, so it holds the largest.
+                let role = match role {
+                    MemifRole::Server => "role=server".to_owned(),
+                    MemifRole::Client => format!("role=client,bsize={slot}"),
+                };
+                DeviceArguments {
+                    name: format!("net_memif_ibid{number}"),
+                    arguments: format!(
+                        "{role},socket={socket},socket-abstract=no,rsize={MEMIF_RING_LOG2}"
+                    ),
+                }
+            }
+            LinkDevice::Vdev(text) => {
+                let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
+                DeviceArguments {
+                    name: plain(name, VDEV_NAME_BYTES_MAX)?.to_owned(),
+                    arguments: arguments.to_owned(),
+                }
+            }
+        })
+    }
+}
+
+/// `text`, if DPDK's argument parser takes it as one plain word of at most `bytes_max` bytes.
+fn plain(text: &str, bytes_max: usize) -> Result<&str, PortError> {
+    let special = |c: char| c.is_whitespace() || c.is_control() || ",=[]\"'\\".contains(c);
+    if text.is_empty() || text.len() > bytes_max || text.contains(special) {
+        return Err(PortError::Name);
+    }
+    Ok(text)
+}
+
+/// What af_packet's ring needs in a slot before the frame: 80 bytes (TPACKET2 header, address, alignment) less the Ethernet header.
+const RING_HEADER_BYTES_MAX: usize = 66;
+/// Slots in each of af_packet's two rings: at 16 KiB each, 8 MiB; about 1 ms of traffic at the rate the device reaches.
+const AF_PACKET_FRAMES: usize = 512;
+/// One allocation of the kernel for the ring; a whole number of slots.
+const AF_PACKET_BLOCK_BYTES: usize = 64 << 10;
+/// 2^9 slots in each of memif's two rings.
+const MEMIF_RING_LOG2: usize = 9;
+/// `sun_path` less its NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+/// RTE_ETH_NAME_MAX_LEN less its NUL.
+const VDEV_NAME_BYTES_MAX: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn config(device: LinkDevice, mtu: u16) -> LinkConfig {
+        let address = |last| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), 4421);
+        LinkConfig {
+            device,
+            local: address(1),
+            peer: address(2),
+            peer_mac: None,
+            mtu,
+            spans: SpanMode::Auto,
+        }
+    }
+
+    #[test]
+    fn a_slot_holds_the_largest_frame_and_the_ring_header() {
+        for mtu in [MTU_MIN, 1500, 1968, 1969, 4300, 8192, MTU_MAX] {
+            let config = config(LinkDevice::Vdev("net_null0".into()), mtu);
+            assert!(config.slot_bytes() >= config.frame_bytes_max() + RING_HEADER_BYTES_MAX);
+            assert_eq!(AF_PACKET_BLOCK_BYTES % config.slot_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn the_client_alone_sizes_the_buffers_of_a_memif() {
+        let of = |role| {
+            let device = LinkDevice::Memif {
+                socket: "/run/x.sock".into(),
+                role,
+            };
+            config(device, 9000).arguments().unwrap().arguments
+        };
+        assert!(of(MemifRole::Client).contains("bsize=16384"));
+        assert!(!of(MemifRole::Server).contains("bsize"));
+    }
+
+    #[test]
+    fn names_that_would_add_arguments_are_refused() {
+        for name in ["", "a,b", "a=b", "a b", "[x]", "a\n", "sixteen-bytes-xx"] {
+            let device = LinkDevice::AfPacket {
+                interface: name.into(),
+            };
+            assert_eq!(
+                config(device, 1500).arguments(),
+                Err(PortError::Name),
+                "{name:?}"
+            );
+        }
+        let long = format!("/{}", "x".repeat(107));
+        let device = LinkDevice::Memif {
+            socket: long.into(),
+            role: MemifRole::Server,
+        };
+        assert_eq!(config(device, 1500).arguments(), Err(PortError::Name));
+    }
+
+    #[test]
+    fn an_mtu_outside_the_bounds_is_refused() {
+        let null = || LinkDevice::Vdev("net_null0".into());
+        assert_eq!(config(null(), 9001).check(), Err(PortError::Mtu(9001)));
+        assert_eq!(config(null(), 575).check(), Err(PortError::Mtu(575)));
+        assert_eq!(config(null(), 1500).check(), Ok(()));
+    }
+}

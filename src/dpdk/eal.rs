@@ -1,0 +1,330 @@
+//! DPDK's environment layer: started once, told to leave nothing behind, cleaned up when its last user goes.
+//! Takes how much memory and of which kind; gives [`Eal`], which ports hold on to, and warnings as values.
+//! Prints nothing: DPDK's log goes to the caller's function, or nowhere.
+//!
+//! EAL-1  `rte_eal_init` is called at most once in a process.
+//! EAL-2  No file is made: `--in-memory` with huge pages, `--no-shconf` without. So a killed process leaves nothing that the
+//!        next start could trip over, and two nodes on one machine don't meet.
+
+use std::ffi::{CString, c_char, c_int};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use ibid_dpdk_sys as sys;
+use ibid_driver::Arena;
+
+use crate::error::{EalError, PortError};
+use crate::hugepages;
+
+/// How to start the EAL.
+#[derive(Clone, Copy, Debug)]
+pub struct EalConfig {
+    /// MiB for packet buffers and the drivers' own structures. One virtual port needs about 20 MiB.
+    pub memory_mib: usize,
+    /// From where that memory is taken.
+    pub memory: EalMemory,
+    /// Receives DPDK's own log, warnings and worse, a line at a time, on whichever thread logs. `None` discards it.
+    pub log: Option<fn(&str)>,
+}
+
+impl Default for EalConfig {
+    fn default() -> Self {
+        Self {
+            memory_mib: 64,
+            memory: EalMemory::Auto,
+            log: None,
+        }
+    }
+}
+
+/// The kind of memory that packet buffers lie in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EalMemory {
+    /// Huge pages where enough are free, ordinary memory and a warning where not.
+    Auto,
+    /// Huge pages, or no start.
+    HugePages,
+    /// Ordinary memory.
+    Ordinary,
+}
+
+/// What the caller should tell the operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EalWarning {
+    /// Real NICs can't be used, and address translation costs more.
+    #[error(
+        "packet buffers lie in ordinary memory: {need_mib} MiB of huge pages wanted, {free_mib} MiB free; see hugepages/README.md"
+    )]
+    OrdinaryMemory {
+        /// What was wanted.
+        need_mib: usize,
+        /// What was free.
+        free_mib: usize,
+    },
+}
+
+/// The running EAL. Clones are handles to the same one; when the last is dropped, DPDK is cleaned up.
+#[derive(Clone)]
+pub struct Eal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Arenas that DPDK knows, with the number of ports that use each.
+    arenas: Mutex<Vec<Known>>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    base: usize,
+    len: usize,
+    users: usize,
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+static LOG: OnceLock<fn(&str)> = OnceLock::new();
+
+impl Eal {
+    /// Starts DPDK. The caller's CPU affinity stays as it is.
+    pub fn init(config: EalConfig) -> Result<(Eal, Option<EalWarning>), EalError> {
+        let need_mib = config.memory_mib;
+        let free_mib = hugepages::free_mib();
+        let huge = match config.memory {
+            EalMemory::Auto => free_mib >= need_mib,
+            EalMemory::HugePages if free_mib < need_mib => {
+                return Err(EalError::HugePages { need_mib, free_mib });
+            }
+            EalMemory::HugePages => true,
+            EalMemory::Ordinary => false,
+        };
+        if STARTED.swap(true, Ordering::AcqRel) {
+            return Err(EalError::AlreadyStarted);
+        }
+        if let Some(log) = config.log {
+            LOG.set(log).expect("EAL-1: set only behind STARTED");
+        }
+        let arguments = arguments(huge, need_mib, &allowed_cpus());
+        // rte_eal_init pins its caller to the main lcore, and threads started later would inherit that: so it runs on a
+        // thread of its own that ends at once.
+        std::thread::Builder::new()
+            .name("dpdk-init".into())
+            .spawn(move || start(arguments))
+            .map_err(|_| EalError::Thread)?
+            .join()
+            .map_err(|_| EalError::Thread)??;
+        let warning = (!huge && config.memory == EalMemory::Auto)
+            .then_some(EalWarning::OrdinaryMemory { need_mib, free_mib });
+        Ok((
+            Eal {
+                inner: Arc::new(Inner {
+                    arenas: Mutex::new(Vec::new()),
+                }),
+            },
+            warning,
+        ))
+    }
+
+    /// Makes the calling thread an lcore until what is returned is dropped. Ports work without it; with it, freeing a packet
+    /// buffer goes to a cache of the thread instead of to the shared ring (about 20 ns less for each).
+    pub fn register_thread(&self) -> Result<RegisteredThread, EalError> {
+        // SAFETY: `rte_thread_register` wants a running EAL, which `self` proves; a thread already registered is accepted.
+        if unsafe { sys::rte_thread_register() } != 0 {
+            return Err(EalError::Register(errno()));
+        }
+        Ok(RegisteredThread {
+            _eal: self.clone(),
+            _here: PhantomData,
+        })
+    }
+
+    /// Makes an arena known to DPDK, so that buffers in it may be handed to devices. Known to DPDK until [`Eal::forget`].
+    pub(crate) fn register(&self, arena: &Arena) -> Result<(), PortError> {
+        let (base, len) = (arena.base() as usize, arena.len());
+        let mut arenas = self
+            .inner
+            .arenas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = arenas.iter_mut().find(|known| known.base == base) {
+            known.users += 1;
+            return Ok(());
+        }
+        // With IOVA = VA a "page" is only the grain of DPDK's table; the arena is aligned to 2 MiB and a multiple of it,
+        // whatever its real pages are, so the table stays small.
+        // SAFETY: wants memory that stays mapped until it is unregistered, aligned to the page size: the port keeps the
+        // arena in an `Arc` and calls `forget` first; alignment is the arena's own contract.
+        let code = unsafe {
+            sys::rte_extmem_register(
+                arena.base().cast(),
+                len,
+                std::ptr::null_mut(),
+                0,
+                REGISTERED_PAGE_BYTES,
+            )
+        };
+        if code != 0 {
+            return Err(PortError::Memory(errno()));
+        }
+        arenas.push(Known {
+            base,
+            len,
+            users: 1,
+        });
+        Ok(())
+    }
+
+    /// Undoes one [`Eal::register`].
+    pub(crate) fn forget(&self, arena: &Arena) {
+        let base = arena.base() as usize;
+        let mut arenas = self
+            .inner
+            .arenas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = arenas.iter().position(|known| known.base == base) else {
+            return;
+        };
+        arenas[at].users -= 1;
+        if arenas[at].users == 0 {
+            let known = arenas.swap_remove(at);
+            // SAFETY: wants the address and length of an earlier registration; both come from the list of those.
+            let code =
+                unsafe { sys::rte_extmem_unregister(known.base as *mut libc::c_void, known.len) };
+            debug_assert_eq!(code, 0, "DPDK knew the arena");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: wants an initialised EAL that nobody uses any more: this is the last handle, and ports and registered
+        // threads hold handles.
+        unsafe { sys::rte_eal_cleanup() };
+    }
+}
+
+/// The calling thread as an lcore of DPDK. Bound to its thread.
+pub struct RegisteredThread {
+    _eal: Eal,
+    _here: PhantomData<*const ()>,
+}
+
+impl Drop for RegisteredThread {
+    fn drop(&mut self) {
+        // SAFETY: wants to be called on the registered thread: this type is not `Send`.
+        unsafe { sys::rte_thread_unregister() };
+    }
+}
+
+/// DPDK's error number of the calling thread.
+pub(crate) fn errno() -> i32 {
+    // SAFETY: reads a thread-local variable of DPDK; no precondition.
+    unsafe { sys::ibid_rte_errno() }
+}
+
+fn start(arguments: Vec<CString>) -> Result<(), EalError> {
+    // SAFETY: wants a function that may be called from any thread for the rest of the process: `log_line` is one.
+    if unsafe { sys::ibid_log_to(Some(log_line)) } != 0 {
+        return Err(EalError::Log(
+            std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+        ));
+    }
+    // SAFETY: no precondition; sets the level of log types without one of their own.
+    unsafe { sys::rte_log_set_global_level(sys::RTE_LOG_WARNING) };
+    // DPDK keeps pointers into its arguments, so they live for good. It happens once (EAL-1).
+    let mut pointers: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
+    let count = c_int::try_from(pointers.len()).expect("a dozen arguments");
+    pointers.push(std::ptr::null_mut());
+    // SAFETY: wants argc C strings that stay valid and a process in which it was not called yet: see the line above and
+    // EAL-1. The array itself is only permuted during the call; DPDK copies it.
+    let code = unsafe { sys::rte_eal_init(count, pointers.leak().as_mut_ptr()) };
+    if code < 0 {
+        Err(EalError::Init(errno()))
+    } else {
+        Ok(())
+    }
+}
+
+fn arguments(huge: bool, memory_mib: usize, cpus: &str) -> Vec<CString> {
+    // One lcore that floats over the CPUs this process may use: DPDK's interrupt thread inherits that set.
+    let mut arguments = vec![
+        "ibid".to_owned(),
+        "--lcores".to_owned(),
+        format!("0@({cpus})"),
+        "--no-pci".to_owned(),
+        "--no-telemetry".to_owned(),
+        "--iova-mode=va".to_owned(),
+    ];
+    if huge {
+        arguments.push("--in-memory".to_owned());
+    } else {
+        // --in-memory is refused together with --no-huge; --no-shconf alone also keeps every file away.
+        arguments.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);
+        arguments.extend(["-m".to_owned(), memory_mib.to_string()]);
+    }
+    arguments
+        .into_iter()
+        .map(|argument| CString::new(argument).expect("made above without a NUL"))
+        .collect()
+}
+
+/// The CPUs this process may run on, as DPDK writes sets.
+fn allowed_cpus() -> String {
+    // SAFETY: a cpu_set_t is an array of integers; all zeroes is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: wants a pointer to as many bytes as it is told, which `set` is. On failure the set stays empty.
+    unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    let cpus: Vec<String> = (0..LCORES_MAX)
+        // SAFETY: reads a bit of the set; the index is below CPU_SETSIZE (1024) by LCORES_MAX.
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .map(|cpu| cpu.to_string())
+        .collect();
+    if cpus.is_empty() {
+        "0".to_owned()
+    } else {
+        cpus.join(",")
+    }
+}
+
+unsafe extern "C" fn log_line(text: *const c_char, len: usize) {
+    let Some(log) = LOG.get() else { return };
+    // SAFETY: the shim passes the buffer that stdio hands to the stream's write function: `len` readable bytes for the call.
+    let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), len) };
+    for line in bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        log(&String::from_utf8_lossy(line));
+    }
+}
+
+/// Grain of the arena in DPDK's table of memory: what the arena is aligned to.
+const REGISTERED_PAGE_BYTES: usize = 2 << 20;
+/// CPUs that Debian's DPDK is built for (RTE_MAX_LCORE).
+const LCORES_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_huge_pages_no_file_is_made_either() {
+        let text = |huge| {
+            let all = arguments(huge, 64, "0,1");
+            all.iter()
+                .map(|a| a.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert!(text(true).contains("--in-memory") && !text(true).contains("--no-huge"));
+        assert!(text(false).contains("--no-huge --no-shconf -m 64"));
+        assert!(text(false).contains("--lcores 0@(0,1)"));
+    }
+
+    #[test]
+    fn the_allowed_cpus_are_those_of_this_process() {
+        let count = std::thread::available_parallelism().unwrap().get();
+        assert!(allowed_cpus().split(',').count() >= count.min(LCORES_MAX));
+    }
+}

@@ -1,0 +1,247 @@
+//! The fields of DPDK's packet buffers, read and written from Rust: one foreign call per burst, none per packet.
+//! Takes pointers that a pool or a burst gave; gives slices. Owns nothing: who frees what is `pool`'s and `port`'s.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use ibid_dpdk_sys as sys;
+
+/// A packet buffer, possibly the first of a chain.
+pub(crate) type Mbuf = *mut sys::rte_mbuf;
+
+/// Fills the only segment of a fresh buffer through `fill` and sets its lengths.
+///
+/// # Safety
+/// `mbuf` comes fresh from a pool (`rte_pktmbuf_alloc_bulk`) whose data room behind the headroom is at least `len`, and nobody
+/// else holds it.
+#[inline]
+pub(crate) unsafe fn fill(mbuf: Mbuf, len: usize, fill: impl FnOnce(&mut [u8])) {
+    // SAFETY: the caller's contract: alive and exclusive.
+    let buffer = unsafe { &mut *mbuf };
+    assert!(
+        usize::from(buffer.buf_len) >= usize::from(buffer.data_off) + len,
+        "a frame is larger than the pool's buffers"
+    );
+    // SAFETY: `data_off` lies within the buffer, by the assertion above.
+    let start = unsafe {
+        buffer
+            .buf_addr
+            .cast::<u8>()
+            .add(usize::from(buffer.data_off))
+    };
+    // SAFETY: `len` bytes lie in the buffer by the assertion, in memory that pools get zeroed or written before; exclusive by
+    // the contract.
+    fill(unsafe { std::slice::from_raw_parts_mut(start, len) });
+    buffer.data_len = len as u16; // below buf_len, which is a u16
+    buffer.pkt_len = len as u32;
+}
+
+/// Appends a run of foreign memory to the chain that begins at `head` and ends at `last`, as an external buffer.
+/// What `rte_pktmbuf_attach_extbuf` and `rte_pktmbuf_chain` do, without the two calls for each segment.
+///
+/// # Safety
+/// `segment` comes fresh from a pool; `last` is the last segment of `head`; both exclusive. `address` has `len` readable
+/// bytes, mapped at the same address for devices, until `shared`'s count falls again; `shared` outlives that.
+#[inline]
+pub(crate) unsafe fn chain_external(
+    head: Mbuf,
+    last: Mbuf,
+    segment: Mbuf,
+    address: *mut u8,
+    len: u16,
+    shared: *mut sys::rte_mbuf_ext_shared_info,
+) {
+    // SAFETY: the caller's contract: alive and exclusive.
+    let fields = unsafe { &mut *segment };
+    fields.buf_addr = address.cast::<c_void>();
+    fields.buf_iova = address as u64; // IOVA = VA, see `eal`
+    fields.buf_len = len;
+    fields.data_off = 0;
+    fields.data_len = len;
+    fields.ol_flags |= sys::RTE_MBUF_F_EXTERNAL;
+    fields.shinfo = shared;
+    // SAFETY: `shared` is alive by the contract, and its count is only touched atomically (DPDK does so too).
+    unsafe { count(shared) }.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the caller's contract: `last` is alive and ours.
+    unsafe { (*last).next = segment };
+    // SAFETY: the caller's contract: `head` is alive and ours.
+    let head = unsafe { &mut *head };
+    head.nb_segs += 1;
+    head.pkt_len += u32::from(len);
+}
+
+/// How many holders an external memory's shared count has.
+///
+/// # Safety
+/// `shared` is alive.
+pub(crate) unsafe fn holders(shared: *mut sys::rte_mbuf_ext_shared_info) -> u16 {
+    // SAFETY: alive by the contract.
+    unsafe { count(shared) }.load(Ordering::Acquire)
+}
+
+/// # Safety
+/// `shared` is alive for the lifetime that the caller chooses.
+unsafe fn count<'a>(shared: *mut sys::rte_mbuf_ext_shared_info) -> &'a AtomicU16 {
+    // SAFETY: alive and aligned by the contract; all access to the field is atomic once the first segment exists.
+    unsafe { AtomicU16::from_ptr(&raw mut (*shared).refcnt) }
+}
+
+/// The bytes of a received frame: as they lie where it is in one segment, put together in `scratch` where not.
+/// `None` for a frame larger than `scratch`, or one whose chain contradicts itself. The flag tells whether `scratch` was used.
+///
+/// # Safety
+/// `mbuf` comes from a receive burst and is not freed while the slice lives.
+#[inline]
+pub(crate) unsafe fn bytes(mbuf: Mbuf, scratch: &mut [u8]) -> Option<(&[u8], bool)> {
+    // SAFETY: the caller's contract.
+    let first = unsafe { &*mbuf };
+    if first.next.is_null() {
+        // SAFETY: as this function's contract.
+        return Some((unsafe { segment(mbuf) }, false));
+    }
+    let mut at = 0;
+    let mut next = mbuf;
+    while !next.is_null() {
+        // SAFETY: segments of a received chain are alive as long as the chain is.
+        let piece = unsafe { segment(next) };
+        scratch
+            .get_mut(at..at + piece.len())?
+            .copy_from_slice(piece);
+        at += piece.len();
+        // SAFETY: as above.
+        next = unsafe { (*next).next };
+    }
+    (at == first.pkt_len as usize).then_some((&scratch[..at], true))
+}
+
+/// # Safety
+/// `mbuf` is alive, written by a driver, and stays so while the slice lives.
+unsafe fn segment<'a>(mbuf: Mbuf) -> &'a [u8] {
+    // SAFETY: the contract.
+    let fields = unsafe { &*mbuf };
+    // SAFETY: a driver puts `data_len` bytes at `data_off` of the buffer.
+    unsafe {
+        std::slice::from_raw_parts(
+            fields
+                .buf_addr
+                .cast::<u8>()
+                .add(usize::from(fields.data_off)),
+            usize::from(fields.data_len),
+        )
+    }
+}
+
+/// Length of a frame over all its segments.
+///
+/// # Safety
+/// `mbuf` is alive.
+pub(crate) unsafe fn frame_bytes(mbuf: Mbuf) -> u32 {
+    // SAFETY: the contract.
+    unsafe { (*mbuf).pkt_len }
+}
+
+/// Gives frames, with all their segments, back to their pools.
+pub(crate) fn free(mbufs: &mut [Mbuf]) {
+    if let Ok(count) = u32::try_from(mbufs.len()) {
+        // SAFETY: wants `count` buffers (or nulls) that we own; callers pass what a burst or a pool gave them, once.
+        unsafe { sys::rte_pktmbuf_free_bulk(mbufs.as_mut_ptr(), count) };
+    }
+    mbufs.fill(ptr::null_mut());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain over `pieces`, as a driver hands it out; the first segment's length is `total`.
+    #[expect(
+        clippy::vec_box,
+        reason = "segments point at one another, so they must not move"
+    )]
+    fn chain(pieces: &mut [Vec<u8>], total: u32) -> Vec<Box<sys::rte_mbuf>> {
+        let mut chain: Vec<Box<sys::rte_mbuf>> = Vec::new();
+        for piece in pieces.iter_mut().rev() {
+            let mut segment = Box::<sys::rte_mbuf>::default();
+            // Two bytes of headroom, which are not part of the frame.
+            segment.buf_addr = piece.as_mut_ptr().cast();
+            segment.data_off = 2;
+            segment.data_len = (piece.len() - 2) as u16;
+            segment.next = chain
+                .last_mut()
+                .map_or(ptr::null_mut(), |next| &raw mut **next);
+            chain.push(segment);
+        }
+        chain.reverse();
+        chain[0].pkt_len = total;
+        chain
+    }
+
+    fn show(pieces: &[&[u8]], total: u32, room: usize) -> Option<(Vec<u8>, bool)> {
+        let mut pieces: Vec<Vec<u8>> = pieces
+            .iter()
+            .map(|piece| [&[0xee, 0xee], *piece].concat())
+            .collect();
+        let mut chain = chain(&mut pieces, total);
+        let mut scratch = vec![0; room];
+        // SAFETY: the chain is whole and lives to the end of this function.
+        let found = unsafe { bytes(&raw mut *chain[0], &mut scratch) };
+        found.map(|(bytes, copied)| (bytes.to_vec(), copied))
+    }
+
+    #[test]
+    fn one_segment_is_shown_where_it_lies() {
+        assert_eq!(show(&[b"frame"], 5, 0), Some((b"frame".to_vec(), false)));
+    }
+
+    #[test]
+    fn several_segments_are_put_together_in_order() {
+        assert_eq!(
+            show(&[b"one ", b"", b"two"], 7, 7),
+            Some((b"one two".to_vec(), true))
+        );
+    }
+
+    #[test]
+    fn a_chain_that_does_not_fit_or_contradicts_itself_is_refused() {
+        assert_eq!(show(&[b"one ", b"two"], 7, 6), None, "no room");
+        assert_eq!(
+            show(&[b"one ", b"two"], 8, 20),
+            None,
+            "shorter than it says"
+        );
+    }
+
+    #[test]
+    fn an_external_segment_is_counted_and_lengthens_the_frame() {
+        let mut pieces = [b"..head".to_vec(), b"..".to_vec()];
+        let mut chain = chain(&mut pieces, 4);
+        let (head, segment) = (&raw mut *chain[0], &raw mut *chain[1]);
+        chain[0].nb_segs = 1;
+        let mut payload = *b"payload";
+        let mut shared = sys::rte_mbuf_ext_shared_info {
+            refcnt: 1,
+            ..Default::default()
+        };
+        // SAFETY: both buffers and the shared count live to the end of this function, and nobody else has them.
+        unsafe {
+            chain_external(
+                head,
+                head,
+                segment,
+                payload.as_mut_ptr(),
+                7,
+                &raw mut shared,
+            )
+        };
+        // SAFETY: as above.
+        let counted = unsafe { (holders(&raw mut shared), frame_bytes(head)) };
+        assert_eq!(counted, (2, 11));
+        assert_eq!(chain[0].nb_segs, 2);
+        assert_ne!(chain[1].ol_flags & sys::RTE_MBUF_F_EXTERNAL, 0);
+        let mut scratch = [0; 11];
+        // SAFETY: as above.
+        let found = unsafe { bytes(head, &mut scratch) };
+        assert_eq!(found, Some((&b"headpayload"[..], true)));
+    }
+}

@@ -1,0 +1,474 @@
+//! The link's port: datagrams out of the arena onto a DPDK device, and off it into the engine's hands.
+//! Takes a [`LinkConfig`], the arena and a clock; implements [`Port`]. Finds the peer by ARP, follows the device's link, and
+//! starts a memif client again when its server is back; all of that without ever waiting.
+//!
+//! PORT-1  Memory is taken in [`LinkPort::open`]: pools, the queue of pending frames, the stash. Not after.
+//! PORT-2  A buffer is in exactly one place: pool, stash, outbox, or the device.
+//! PORT-3  The arena outlives every external buffer: the device is closed and the queue freed before the `Arc` goes.
+
+use std::sync::Arc;
+
+use ibid_driver::{Arena, Class, Clock, Port, PortBusy, PortCounters};
+use ibid_units::{Nanos, Span};
+
+use crate::config::{LinkConfig, LinkDevice, MemifRole, SpanMode};
+use crate::device::{Abilities, Device};
+use crate::eal::Eal;
+use crate::error::PortError;
+use crate::frames::{Frames, SPANS_MAX};
+use crate::gate::{Gate, Inside};
+use crate::headers::{self, Dropped, Ends, FRAME_HEADERS_BYTES, Seen, Template};
+use crate::mbuf::{self, Mbuf};
+use crate::neighbour::{ArpFrame, Neighbour};
+use crate::outbox::{BURST_FRAMES, Outbox};
+use crate::pool::Pool;
+use crate::socket;
+
+/// How far the port has come towards its peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// The device has no link: its peer, cable or server is not there.
+    AwaitingDevice,
+    /// The link is up, the peer has not answered ARP.
+    AwaitingPeer,
+    /// Frames go out.
+    Up,
+}
+
+/// What a port counts beside [`PortCounters`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LinkDetails {
+    /// Frames that arrived and were dropped, by [`Dropped`].
+    pub dropped: [u64; Dropped::COUNT],
+    /// Frames that arrived in several segments and were put together with a copy.
+    pub rx_linearised: u64,
+    /// Frames that were accepted by `send` and given up because the device's link went away.
+    pub tx_abandoned: u64,
+    /// `send` calls that were told [`PortBusy`].
+    pub tx_busy: u64,
+    /// ARP frames given to the device.
+    pub arp_sent: u64,
+    /// Times that the link came up.
+    pub link_ups: u64,
+    /// Attempts to start the device.
+    pub starts: u64,
+    /// Segments of the arena that the device or the outbox holds right now.
+    pub spans_held: u64,
+}
+
+/// A UDP/IPv4 port to one peer over one DPDK device. Used by one thread at a time.
+pub struct LinkPort<C: Clock> {
+    clock: C,
+    ends: Ends,
+    neighbour: Neighbour,
+    template: Option<Template>,
+    state: LinkState,
+    /// memif's client: the one device that must be started again when its peer returns.
+    restarts: bool,
+    start_at: Nanos,
+    tend_at: Nanos,
+    heard_at: Nanos,
+    heard: bool,
+    polls: u32,
+    datagram_bytes_max: usize,
+    outbox: Outbox,
+    scratch: Box<[u8]>,
+    counters: PortCounters,
+    details: LinkDetails,
+    /// The socket file that we serve, to be removed on drop.
+    socket: Option<std::path::PathBuf>,
+
+    device: Option<Device>,
+    gate: Option<Gate>,
+    // Dropped after the device, which `drop` takes first (PORT-3).
+    _receive: Pool,
+    frames: Frames,
+}
+
+impl<C: Clock> LinkPort<C> {
+    /// Opens the device and takes all memory the port will ever use. A peer that is not there yet is no error.
+    pub fn open(
+        eal: &Eal,
+        config: &LinkConfig,
+        arena: Arc<Arena>,
+        clock: C,
+    ) -> Result<LinkPort<C>, PortError> {
+        config.check()?;
+        let arguments = config.arguments()?;
+        let mut served = None;
+        let mut restarts = false;
+        let mut gate = None;
+        match &config.device {
+            LinkDevice::AfPacket { interface } => socket::check_interface(interface, config.mtu)?,
+            LinkDevice::Memif { socket, role } => {
+                match role {
+                    MemifRole::Server => {
+                        socket::remove_stale(socket)?;
+                        served = Some(socket.clone());
+                    }
+                    MemifRole::Client => restarts = true,
+                }
+                gate = Some(Gate::install(eal)?);
+            }
+            LinkDevice::Vdev(_) => {}
+        }
+        let inside = gate.as_ref().map(Gate::enter_waiting);
+        // Declared before the device, hence dropped after it where something below fails (PORT-3).
+        let (receive, frames);
+        let mut device = Device::probe(eal, &arguments)?;
+        let abilities = match config.spans {
+            SpanMode::Auto => device.abilities(),
+            SpanMode::Copy => Abilities::NONE,
+        };
+        let numa = device.numa_socket();
+        let frame = config.frame_bytes_max();
+        receive = Pool::new(RECEIVE_BUFFERS, config.slot_bytes(), numa)?;
+        frames = Frames::new(eal, arena, abilities, frame, numa)?;
+        device.configure(&receive)?;
+        let ends = Ends {
+            local_mac: device.mac()?,
+            local: config.local,
+            peer: config.peer,
+        };
+        match device.start() {
+            Err(_) if restarts => {}
+            started => started?,
+        }
+        drop(inside);
+
+        let mut port = LinkPort {
+            clock,
+            ends,
+            neighbour: Neighbour::new(ends, config.peer_mac),
+            template: None,
+            state: LinkState::AwaitingDevice,
+            restarts,
+            start_at: Nanos::ZERO,
+            tend_at: Nanos::ZERO,
+            heard_at: Nanos::ZERO,
+            heard: false,
+            polls: 0,
+            datagram_bytes_max: frame - FRAME_HEADERS_BYTES,
+            outbox: Outbox::new(),
+            scratch: vec![0; frame].into(),
+            counters: PortCounters::default(),
+            details: LinkDetails::default(),
+            socket: served,
+            device: Some(device),
+            gate,
+            _receive: receive,
+            frames,
+        };
+        let now = port.clock.now();
+        let started = port.device.as_ref().is_some_and(Device::started);
+        port.start_at = now.after(if started { CONNECT_WAIT } else { START_RETRY });
+        port.heard_at = now;
+        if let Some(inside) = port.enter() {
+            port.tend(now, &inside);
+        }
+        Ok(port)
+    }
+
+    /// How far the port has come towards its peer.
+    pub fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// Our Ethernet address.
+    pub fn mac(&self) -> [u8; 6] {
+        self.ends.local_mac
+    }
+
+    /// The peer's Ethernet address, as configured or learnt.
+    pub fn peer_mac(&self) -> Option<[u8; 6]> {
+        self.neighbour.peer_mac()
+    }
+
+    /// Whether payload is sent from the arena without a copy of ours.
+    pub fn sends_from_arena(&self) -> bool {
+        self.frames.external()
+    }
+
+    /// What was counted beside the [`PortCounters`].
+    pub fn details(&self) -> LinkDetails {
+        LinkDetails {
+            spans_held: self.frames.spans_held(),
+            ..self.details
+        }
+    }
+
+    /// Keeps DPDK's interrupt thread out of the driver, or `None` where it is in it now. Devices without a gate have no driver
+    /// code on that thread.
+    #[inline]
+    fn enter(&self) -> Option<Option<Inside>> {
+        match &self.gate {
+            Some(gate) => gate.enter().map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Follows the device's link and the peer's address. Takes proof that the driver may be called.
+    fn tend(&mut self, now: Nanos, _inside: &Option<Inside>) {
+        if now < self.tend_at {
+            return;
+        }
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        let up = device.started() && device.link_up();
+        self.tend_at = now.after(if up { TEND_UP } else { TEND_DOWN });
+        if let Some(gate) = &mut self.gate {
+            gate.link_down(!up);
+        }
+        if !up {
+            if self.state != LinkState::AwaitingDevice {
+                self.state = LinkState::AwaitingDevice;
+                self.template = None;
+                self.abandon();
+                // A dying server may still listen while its connections are closed already.
+                self.start_at = now.after(START_RETRY);
+            }
+            let Some(device) = &mut self.device else {
+                return;
+            };
+            if self.restarts && now >= self.start_at {
+                device.stop();
+                self.details.starts += 1;
+                let wait = if device.start().is_ok() {
+                    CONNECT_WAIT
+                } else {
+                    START_RETRY
+                };
+                self.start_at = now.after(wait);
+            }
+            return;
+        }
+        if self.state == LinkState::AwaitingDevice {
+            self.details.link_ups += 1;
+            self.state = LinkState::AwaitingPeer;
+            self.heard_at = now;
+            self.neighbour.forget();
+        }
+        if std::mem::take(&mut self.heard) {
+            self.heard_at = now;
+        }
+        if self.state == LinkState::AwaitingPeer {
+            self.address_peer();
+        }
+        let silent = now.since(self.heard_at) >= SILENCE;
+        if let Some(question) = self.neighbour.ask(now, silent) {
+            self.send_arp(&question);
+        }
+    }
+
+    /// Makes the template for the peer's address, if it is known.
+    fn address_peer(&mut self) {
+        if let Some(mac) = self.neighbour.peer_mac() {
+            self.template = Some(Template::new(&self.ends, mac));
+            if self.state == LinkState::AwaitingPeer {
+                self.state = LinkState::Up;
+            }
+        }
+    }
+
+    /// Gives up what is pending: the link is gone, and the link layer above will send anew what still matters.
+    fn abandon(&mut self) {
+        self.details.tx_abandoned += self.outbox.abandon();
+    }
+
+    fn send_arp(&mut self, frame: &ArpFrame) {
+        // Lost where there is no room: who asks, asks again.
+        if self.outbox.room()
+            && let Some(mbuf) = self.frames.plain(frame)
+        {
+            self.details.arp_sent += 1;
+            self.outbox.push(mbuf, Class::Control);
+            self.flush_inside();
+        }
+    }
+
+    /// Gives pending frames to the device, as many as it takes. The caller is inside the gate.
+    fn flush_inside(&mut self) {
+        if let Some(device) = &mut self.device {
+            self.outbox.flush(device, &mut self.counters);
+        }
+    }
+
+    /// Looks at one received frame. True if it was a datagram.
+    #[inline]
+    fn take(&mut self, mbuf: Mbuf, sink: &mut dyn FnMut(&[u8])) -> bool {
+        // The scratch buffer is lent out for this frame.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        // SAFETY: the frame comes from the burst that the caller took and frees afterwards.
+        let found = unsafe { mbuf::bytes(mbuf, &mut scratch) };
+        let mut datagram = false;
+        let outcome = match found {
+            None => Err(Dropped::Oversize),
+            Some((frame, put_together)) => {
+                self.details.rx_linearised += u64::from(put_together);
+                match headers::parse(frame, &self.ends) {
+                    Ok(Seen::Datagram(bytes)) => {
+                        datagram = true;
+                        self.counters.rx_frames += 1;
+                        self.counters.rx_bytes += frame.len() as u64;
+                        sink(bytes);
+                        Ok(())
+                    }
+                    Ok(Seen::Arp(payload)) => self.hear(payload),
+                    Err(reason) => Err(reason),
+                }
+            }
+        };
+        self.scratch = scratch;
+        if let Err(reason) = outcome {
+            self.counters.rx_dropped += 1;
+            self.details.dropped[reason as usize] += 1;
+        }
+        datagram
+    }
+
+    fn hear(&mut self, payload: &[u8]) -> Result<(), Dropped> {
+        let heard = self.neighbour.hear(payload)?;
+        if heard.learnt.is_some() {
+            self.address_peer();
+        }
+        if let Some(answer) = heard.answer {
+            self.send_arp(&answer);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn busy(&mut self) -> Result<(), PortBusy> {
+        self.details.tx_busy += 1;
+        Err(PortBusy)
+    }
+}
+
+impl<C: Clock> Port for LinkPort<C> {
+    fn datagram_bytes_max(&self) -> usize {
+        self.datagram_bytes_max
+    }
+
+    fn overhead_bytes(&self) -> usize {
+        FRAME_HEADERS_BYTES
+    }
+
+    /// # Panics
+    /// If the datagram is larger than [`Port::datagram_bytes_max`], or a span doesn't lie in the arena.
+    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
+        let payload: usize = spans.iter().map(|span| span.len as usize).sum();
+        assert!(
+            head.len() + payload <= self.datagram_bytes_max,
+            "a datagram is larger than a frame"
+        );
+        assert!(
+            spans.len() <= SPANS_MAX,
+            "a frame has more spans than a stash of buffers"
+        );
+        if self.state != LinkState::Up {
+            return self.busy();
+        }
+        if !self.outbox.room() {
+            self.flush();
+            if !self.outbox.room() {
+                return self.busy();
+            }
+        }
+        let Some(template) = &self.template else {
+            return self.busy();
+        };
+        let copied = &mut self.counters.tx_copied_bytes;
+        let Some(mbuf) = self.frames.build(template, head, spans, payload, copied) else {
+            return self.busy();
+        };
+        self.outbox.push(mbuf, class);
+        if self.outbox.len() >= BURST_FRAMES {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if self.outbox.len() > 0
+            && let Some(_inside) = self.enter()
+        {
+            self.flush_inside();
+        }
+    }
+
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+        let Some(inside) = self.enter() else { return 0 };
+        self.polls = self.polls.wrapping_add(1);
+        if self.state != LinkState::Up || self.polls.is_multiple_of(POLLS_PER_LOOK) {
+            let now = self.clock.now();
+            self.tend(now, &inside);
+        }
+        // What an earlier flush could not hand over, because the device was full or the gate open.
+        if self.outbox.len() > 0 {
+            self.flush_inside();
+        }
+        let mut frames: [Mbuf; BURST_FRAMES] = [std::ptr::null_mut(); BURST_FRAMES];
+        let (mut taken, mut datagrams) = (0, 0);
+        while taken < frames_max {
+            let want = BURST_FRAMES.min(frames_max - taken);
+            let Some(device) = &mut self.device else {
+                break;
+            };
+            let count = device.receive(&mut frames[..want]);
+            for frame in &frames[..count] {
+                datagrams += usize::from(self.take(*frame, sink));
+            }
+            mbuf::free(&mut frames[..count]);
+            taken += count;
+            if count < want {
+                break;
+            }
+        }
+        self.heard |= datagrams > 0;
+        datagrams
+    }
+
+    fn counters(&self) -> PortCounters {
+        self.counters
+    }
+}
+
+impl<C: Clock> Drop for LinkPort<C> {
+    fn drop(&mut self) {
+        let inside = self.gate.as_ref().map(Gate::enter_waiting);
+        self.flush_inside();
+        self.abandon();
+        self.device = None;
+        drop(inside);
+        if let Some(path) = &self.socket {
+            // The driver removes it as well; whoever is second finds nothing.
+            let _gone = std::fs::remove_file(path);
+        }
+        debug_assert_eq!(
+            self.details().spans_held,
+            0,
+            "PORT-3: the device kept a buffer"
+        );
+    }
+}
+
+/// Buffers for arriving frames: a device's ring (512), a burst, a thread's cache.
+const RECEIVE_BUFFERS: u32 = 1023;
+/// Between two looks at the device's link, while it is up and while it is not.
+const TEND_UP: Nanos = Nanos::from_millis(2);
+const TEND_DOWN: Nanos = Nanos::from_millis(1);
+/// Polls of a port that is up between two looks at the clock.
+const POLLS_PER_LOOK: u32 = 16;
+/// A memif client that found no server tries again after this.
+const START_RETRY: Nanos = Nanos::from_millis(50);
+/// A memif client that found one gets this long for the handshake, which takes some 20 ms. Long, because a server that was only
+/// paused is brought down by a connection that was given up meanwhile.
+const CONNECT_WAIT: Nanos = Nanos::from_millis(3000);
+/// A peer not heard for so long is asked for its address again.
+const SILENCE: Nanos = Nanos::from_millis(1000);
+
+const _: () = {
+    const fn moves_between_threads<T: Send>() {}
+    moves_between_threads::<LinkPort<ibid_driver::MonotonicClock>>();
+};
