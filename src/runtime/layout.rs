@@ -1,0 +1,64 @@
+//! What lies where in a node's arena. Decided once, before the arena is taken.
+
+use ibid_engine::log::LogGeometry;
+use ibid_units::{BLOCK_BYTES, Span};
+
+/// Sizes that the configuration gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayoutConfig {
+    /// Slots of the log.
+    pub segments: u32,
+    /// Blocks of each.
+    pub segment_blocks: u32,
+    /// Blocks for reads from volumes (source) …
+    pub read_blocks: u32,
+    /// … and for block payload on its way to a volume (destination).
+    pub staging_blocks: u32,
+}
+
+/// The arena's regions, in order: log, reads, staging, zeroes, superblock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// The log's slots, from offset 0 on.
+    pub log: LogGeometry,
+    /// Memory for reads.
+    pub reads: Span64,
+    /// Memory for blocks on their way to a volume.
+    pub staging: Span64,
+    /// One MiB that is never written.
+    pub zeroes: Span,
+    /// One block for writing superblocks from.
+    pub superblock: Span,
+}
+
+/// A region of the arena that may be longer than a [`Span`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span64 {
+    /// First byte.
+    pub at: u64,
+    /// Number of blocks.
+    pub blocks: u32,
+}
+
+impl Span64 {
+    const fn end(self) -> u64 {
+        self.at + self.blocks as u64 * BLOCK_BYTES
+    }
+}
+
+impl Layout {
+    /// Lays the regions out one behind the other.
+    pub fn new(config: LayoutConfig) -> Layout {
+        let log = LogGeometry { segments: config.segments, segment_blocks: config.segment_blocks, arena_at: 0 };
+        let reads = Span64 { at: log.bytes(), blocks: config.read_blocks };
+        let staging = Span64 { at: reads.end(), blocks: config.staging_blocks };
+        let zeroes = Span::new(staging.end(), 1 << 20);
+        let superblock = Span::new(zeroes.end(), BLOCK_BYTES as u32);
+        Layout { log, reads, staging, zeroes, superblock }
+    }
+
+    /// Bytes the arena must have.
+    pub const fn bytes(&self) -> u64 {
+        self.superblock.end()
+    }
+}

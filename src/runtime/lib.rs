@@ -1,0 +1,25 @@
+//! The shard: one pinned thread's loop, generic over its drivers. Moves bytes where the engine says, and nothing else.
+//! Takes commands of the control plane through a bounded queue; gives a [`Snapshot`] on request.
+//! Not here: threads, sockets, DPDK, io_uring (drivers), configuration files (control).
+
+mod blocks;
+mod destination;
+mod disks;
+mod frames;
+mod layout;
+mod memory;
+mod persist;
+mod pool;
+mod shard;
+mod slots;
+mod snapshot;
+mod source;
+mod superblock;
+mod volumes;
+
+pub use destination::Destination;
+pub use layout::{Layout, LayoutConfig};
+pub use shard::{COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig};
+pub use snapshot::{CpCounters, Fault, PeerState, Snapshot, STAGES, Stage, StageTimes, VolumeCounters};
+pub use source::{Source, SourceConfig};
+pub use superblock::{StartRefused, start};
