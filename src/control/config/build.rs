@@ -1,0 +1,329 @@
+//! Turns a parsed file into a [`Config`]: each key by itself, then those that must agree with one another.
+//! Takes a TOML table; gives the configuration, and notes every mistake on the way. What a key may be is worded in `keys`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use ibid_units::{BLOCK_BYTES, Nanos};
+use toml::{Table, Value};
+
+use super::read::{self, Problem, Reader};
+use super::{
+    Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Role, Target, Uuid,
+    VOLUMES_MAX, Volume, format_size, is_nqn, keys, parse_mac, parse_size, parse_span,
+};
+
+pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config> {
+    read::refuse_unknown_sections(root, problems);
+    let node =
+        Reader::open(root, &keys::NODE, true, problems).and_then(|mut reader| node(&mut reader));
+    let log =
+        Reader::open(root, &keys::LOG, true, problems).and_then(|mut reader| log(&mut reader));
+    let link =
+        Reader::open(root, &keys::LINK, true, problems).and_then(|mut reader| link(&mut reader));
+    // A role or pair that is wrong has been noted; it must not hide mistakes in [target].
+    let source = node.as_ref().is_some_and(|node| node.role == Role::Source);
+    let has_target = root.contains_key(keys::TARGET.name);
+    let pair = node.as_ref().map(|node| node.pair);
+    let target = Reader::open(root, &keys::TARGET, source, problems)
+        .and_then(|mut reader| target(&mut reader, pair));
+    let volumes = volumes(root, log.as_ref(), problems);
+    if has_target && target.is_none() {
+        return None;
+    }
+    Some(Config {
+        node: node?,
+        log: log?,
+        link: link?,
+        target,
+        volumes,
+    })
+}
+
+fn node(reader: &mut Reader<'_>) -> Option<Node> {
+    let name = reader.text("name", name_of);
+    let role = reader.text("role", |text| text.parse().ok());
+    let pair = reader.text("pair", uuid_of);
+    let cpu = reader.number("cpu", 0, 1023);
+    let idle = reader.text("idle", |text| text.parse().ok());
+    let huge_pages = reader.truth("huge_pages");
+    let control = reader.path("control", SOCKET_PATH_BYTES_MAX);
+    let read_memory = size(
+        reader,
+        "read_memory",
+        HUGE_PAGE_BYTES,
+        HUGE_PAGE_BYTES,
+        64 * GIB,
+    );
+    let name = name?;
+    // A path that was written and is wrong has been noted; what is built from it is thrown away.
+    let control = control.unwrap_or_else(|| PathBuf::from(format!("/run/ibid/{name}.sock")));
+    Some(Node {
+        name,
+        role: role?,
+        pair: pair?,
+        cpu: cpu.map(|cpu| cpu as usize),
+        idle: idle?,
+        huge_pages: huge_pages?,
+        control,
+        read_memory: read_memory?,
+    })
+}
+
+fn log(reader: &mut Reader<'_>) -> Option<Log> {
+    let device = reader.path("device", PATH_BYTES_MAX);
+    let segments = reader.number("segments", 3, 64);
+    let segment_size = size(reader, "segment_size", HUGE_PAGE_BYTES, 4 * MIB, 4 * GIB);
+    let durability = reader.text("durability", |text| text.parse().ok());
+    let cp_interval = reader.text("cp_interval", |text| {
+        let span = parse_span(text).ok()?;
+        (Nanos::from_millis(100)..=Nanos::from_millis(3_600_000))
+            .contains(&span)
+            .then_some(span)
+    });
+    let cp_mode = reader.text("cp_mode", |text| text.parse().ok());
+    let given = size(reader, "size", BLOCK_BYTES, 0, u64::MAX);
+    let (segments, segment_size) = (segments?, segment_size?);
+    let needed = Log::size_needed(segments, segment_size);
+    if given.is_some_and(|given| given < needed) {
+        let (needed, each) = (format_size(needed), format_size(segment_size));
+        reader.refuse(
+            "size",
+            &format!("must be at least {needed}, that is {segments} segments of {each} and 1MiB"),
+        );
+    }
+    Some(Log {
+        device: device?,
+        size: given.unwrap_or(needed),
+        segments,
+        segment_size,
+        durability: durability?,
+        cp_interval: cp_interval?,
+        cp_mode: cp_mode?,
+    })
+}
+
+fn link(reader: &mut Reader<'_>) -> Option<Link> {
+    let device = link_device(reader);
+    let local = reader.text("local", host_address);
+    let peer = reader.text("peer", host_address);
+    let peer_mac = reader.text("peer_mac", parse_mac);
+    let mtu = reader.number("mtu", 1500, 9000);
+    let (local, peer) = (local?, peer?);
+    if local.ip() == peer.ip() {
+        // Also with two ports: a node answers ARP for its own address and takes no frame that claims to come from it.
+        reader.refuse("peer", "must have another IP address than link.local");
+    }
+    Some(Link {
+        device: device?,
+        local,
+        peer,
+        peer_mac,
+        mtu: u16::try_from(mtu?).ok()?,
+    })
+}
+
+fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
+    let device = reader.text("device", |text| {
+        ["af_packet", "memif", "vdev"]
+            .into_iter()
+            .find(|word| *word == text)
+    });
+    let interface = reader.text("interface", |text| {
+        let length_is_one = (1..=15).contains(&text.len());
+        (length_is_one && !text.contains(['/', ',']) && is_plain(text)).then(|| text.to_owned())
+    });
+    // DPDK splits device strings at commas.
+    let socket = reader
+        .text("socket", |text| {
+            (!text.contains(',') && is_plain(text)).then_some(())
+        })
+        .and_then(|()| reader.path("socket", SOCKET_PATH_BYTES_MAX));
+    let memif_role = reader.text("memif_role", |text| text.parse().ok());
+    let vdev = reader.text("vdev", |text| {
+        (text.starts_with(|c: char| c.is_ascii_alphabetic()) && is_plain(text))
+            .then(|| text.to_owned())
+    });
+    let device = device?;
+    for (key, home) in [
+        ("interface", "af_packet"),
+        ("socket", "memif"),
+        ("memif_role", "memif"),
+        ("vdev", "vdev"),
+    ] {
+        match (device == home, reader.has(key)) {
+            (true, false) => reader.miss(key, &format!("link.device is \"{home}\"")),
+            (false, true) => {
+                reader.refuse(key, &format!("goes only with link.device = \"{home}\""))
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+    match device {
+        "af_packet" => interface.map(|interface| LinkDevice::AfPacket { interface }),
+        "memif" => Some(LinkDevice::Memif {
+            socket: socket?,
+            role: memif_role?,
+        }),
+        _ => vdev.map(LinkDevice::Vdev),
+    }
+}
+
+fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
+    let listen = reader.text("listen", |text| text.parse::<SocketAddr>().ok());
+    let allow_wildcard = reader.truth("allow_wildcard");
+    let nqn = reader.text("nqn", |text| is_nqn(text).then(|| text.to_owned()));
+    let serial = reader.text("serial", |text| {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        ((1..=20).contains(&text.len()) && printable && text.trim() == text)
+            .then(|| text.to_owned())
+    });
+    let hosts = reader.take("hosts", hosts_of);
+    let queue_depth = reader.number("queue_depth", 2, 1024);
+    let io_queues = reader.number("io_queues", 1, 64);
+    let (listen, allow_wildcard) = (listen?, allow_wildcard?);
+    if listen.ip().is_unspecified() && !allow_wildcard {
+        reader.refuse(
+            "listen",
+            "would listen on every network; name one address, or set target.allow_wildcard = true",
+        );
+    }
+    if is_group(listen.ip()) {
+        reader.refuse("listen", "must be the address of one host");
+    }
+    let pair = pair?;
+    Some(Target {
+        listen,
+        allow_wildcard,
+        nqn: nqn.unwrap_or_else(|| format!("{NQN_UUID_PREFIX}{pair}")),
+        serial: serial.unwrap_or_else(|| serial_of(pair)),
+        hosts: hosts?,
+        queue_depth: u16::try_from(queue_depth?).ok()?,
+        io_queues: u16::try_from(io_queues?).ok()?,
+    })
+}
+
+fn volumes(root: &Table, log: Option<&Log>, problems: &mut Vec<Problem>) -> Vec<Volume> {
+    let tables = Reader::tables(root, &keys::VOLUME, problems);
+    if tables.len() > VOLUMES_MAX {
+        problems.push(Problem::Value {
+            key: "[[volume]]".to_owned(),
+            value: format!("{} of them", tables.len()),
+            allowed: format!("must be at most {VOLUMES_MAX}"),
+        });
+        return Vec::new();
+    }
+    let mut volumes: Vec<Volume> = Vec::new();
+    for (path, table) in tables {
+        let mut reader = Reader::over(path, &keys::VOLUME, table, problems);
+        if let Some(volume) = volume(&mut reader) {
+            if volumes.iter().any(|other| other.name == volume.name) {
+                reader.refuse("name", "names another volume already");
+            }
+            if volumes.iter().any(|other| other.device == volume.device) {
+                reader.refuse("device", "backs another volume already");
+            }
+            if log.is_some_and(|log| log.device == volume.device) {
+                reader.refuse("device", "is log.device already");
+            }
+            if volumes.iter().any(|other| other.uuid == volume.uuid) {
+                reader.refuse("uuid", "names another volume already");
+            }
+            volumes.push(volume);
+        }
+    }
+    volumes
+}
+
+fn volume(reader: &mut Reader<'_>) -> Option<Volume> {
+    let name = reader.text("name", name_of);
+    let device = reader.path("device", PATH_BYTES_MAX);
+    // 4 KiB is a multiple of both LBA formats, and the unit that volumes are read, logged and compared in.
+    let size = size(reader, "size", BLOCK_BYTES, MIB, VOLUME_BYTES_MAX);
+    let lba = reader.take("lba", |value| {
+        let bytes = u32::try_from(value.as_integer()?).ok()?;
+        [512, 4096].contains(&bytes).then_some(bytes)
+    });
+    let uuid = reader.text("uuid", uuid_of);
+    Some(Volume {
+        name: name?,
+        device: device?,
+        size,
+        lba: lba?,
+        uuid: uuid?,
+    })
+}
+
+fn size(reader: &mut Reader<'_>, name: &str, multiple: u64, min: u64, max: u64) -> Option<u64> {
+    reader.text(name, |text| {
+        let bytes = parse_size(text).ok()?;
+        (bytes.is_multiple_of(multiple) && (min..=max).contains(&bytes)).then_some(bytes)
+    })
+}
+
+fn name_of(text: &str) -> Option<String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let begins = text.bytes().next().is_some_and(plain);
+    (begins && text.len() <= 32 && text.bytes().all(|b| plain(b) || b"._-".contains(&b)))
+        .then(|| text.to_owned())
+}
+
+fn uuid_of(text: &str) -> Option<Uuid> {
+    text.parse::<Uuid>().ok().filter(|uuid| !uuid.is_nil())
+}
+
+fn hosts_of(value: &Value) -> Option<Hosts> {
+    if value.as_str() == Some("any") {
+        return Some(Hosts::Any);
+    }
+    let list = value.as_array()?;
+    let mut hosts: Vec<String> = Vec::new();
+    for item in list {
+        let host = item
+            .as_str()
+            .filter(|host| is_nqn(host) && !hosts.iter().any(|other| other == host))?;
+        hosts.push(host.to_owned());
+    }
+    (1..=HOSTS_MAX)
+        .contains(&hosts.len())
+        .then_some(Hosts::Only(hosts))
+}
+
+/// An address that can be one host's on the link, and a port that can be sent from.
+fn host_address(text: &str) -> Option<SocketAddrV4> {
+    let address: SocketAddrV4 = text.parse().ok()?;
+    let ip = *address.ip();
+    let one_host = !ip.is_unspecified()
+        && !ip.is_loopback()
+        && !is_group(IpAddr::V4(ip))
+        && ip.octets()[0] != 0;
+    (one_host && address.port() != 0).then_some(address)
+}
+
+fn is_group(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// No blanks and nothing that doesn't print: what may stand in a DPDK device string.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Twenty characters that both nodes of the pair arrive at (NVMe Base 2.0, 5.17.2.1: SN is 20 bytes of ASCII).
+fn serial_of(pair: Uuid) -> String {
+    let digits: String = pair.bytes()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("ibid{digits}")
+}
+
+/// `sun_path` holds 108 bytes with its zero (unix(7)); the rest is for the suffixes of a lock and of a socket in the making.
+const SOCKET_PATH_BYTES_MAX: usize = 96;
+/// PATH_MAX without its zero (limits.h).
+const PATH_BYTES_MAX: usize = 4095;
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// A reference names a sector with 48 bits, which reaches 128 PiB; half of it keeps every end of a run within them too.
+const VOLUME_BYTES_MAX: u64 = 1 << 56;

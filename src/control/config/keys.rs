@@ -1,0 +1,343 @@
+//! Every key a node's file may have, once: what it takes, what stands for it when it is absent, what it means.
+//! The reader refuses by this table, its messages quote it, and docs/config.md is written from it ([`reference`]).
+//! Does not read anything itself: see `read`.
+
+use core::fmt::Write as _;
+
+/// One key of a section.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// Ends the sentence "must be …".
+    pub(super) allowed: &'static str,
+    pub(super) absent: Absent,
+    pub(super) meaning: &'static str,
+}
+
+/// What happens where a key is not written.
+pub(super) enum Absent {
+    /// The file is refused.
+    Refused,
+    /// This TOML value stands for it.
+    Means(&'static str),
+    /// The code decides, as this says.
+    Decides(&'static str),
+}
+
+/// One `[section]`, or `[[section]]` where it may be repeated.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) repeated: bool,
+    pub(super) meaning: &'static str,
+    pub(super) keys: &'static [Key],
+}
+
+const fn key(
+    name: &'static str,
+    allowed: &'static str,
+    absent: Absent,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        name,
+        allowed,
+        absent,
+        meaning,
+    }
+}
+
+use Absent::{Decides, Means, Refused};
+
+pub(super) const NODE: Section = Section {
+    name: "node",
+    repeated: false,
+    meaning: "Who this node is and what it may use of the machine.",
+    keys: &[
+        key(
+            "name",
+            "1 to 32 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit",
+            Refused,
+            "Shown in status and logs.",
+        ),
+        key(
+            "role",
+            "\"source\" or \"destination\"",
+            Refused,
+            "The source takes client writes, the destination holds the mirror.",
+        ),
+        key(
+            "pair",
+            "a UUID that is not all zeros (`cat /proc/sys/kernel/random/uuid` makes one)",
+            Refused,
+            "Names the pair; the same on both nodes. A node talks to no other pair.",
+        ),
+        key(
+            "cpu",
+            "a CPU number from 0 to 1023",
+            Decides("not pinned"),
+            "The core the shard's polling thread is pinned to.",
+        ),
+        key(
+            "idle",
+            "\"adaptive\" or \"spin\"",
+            Means("\"adaptive\""),
+            "With nothing to do, `adaptive` backs off to short sleeps; `spin` keeps a whole core busy for the last microseconds of latency.",
+        ),
+        key(
+            "huge_pages",
+            "true or false",
+            Means("true"),
+            "Take log memory from 2 MiB huge pages; where there are none, ordinary memory with a warning.",
+        ),
+        key(
+            "control",
+            "an absolute path of at most 96 bytes",
+            Decides("`/run/ibid/NAME.sock`"),
+            "The UNIX socket that `ibid status` and `ibid cp` talk to. Only its owner may open it.",
+        ),
+        key(
+            "read_memory",
+            "a multiple of 2MiB between 2MiB and 64GiB",
+            Means("\"64MiB\""),
+            "Memory for reads that the log can't answer, taken at start.",
+        ),
+    ],
+};
+
+pub(super) const LOG: Section = Section {
+    name: "log",
+    repeated: false,
+    meaning: "The non-volatile log. Its `segments` lie in memory and on `device`; both nodes need the same `segments` and `segment_size`.",
+    keys: &[
+        key(
+            "device",
+            "an absolute path",
+            Refused,
+            "File or block device the log is persisted to; a missing file is made.",
+        ),
+        key(
+            "size",
+            "a multiple of 4KiB, at least segments x segment_size + 1MiB (the superblocks' room)",
+            Decides("`segments` x `segment_size` + 1MiB"),
+            "How much of the device the log may use.",
+        ),
+        key(
+            "segments",
+            "a number from 3 to 64",
+            Means("4"),
+            "One is written, one drains, the rest absorb bursts. A write waits when all are full.",
+        ),
+        key(
+            "segment_size",
+            "a multiple of 2MiB between 4MiB and 4GiB",
+            Means("\"64MiB\""),
+            "A full segment starts a consistency point.",
+        ),
+        key(
+            "durability",
+            "\"disk\" or \"memory\"",
+            Means("\"disk\""),
+            "`disk`: a write is acknowledged once the log device holds it. `memory`: once this node's RAM holds it; a power cut on both nodes loses it.",
+        ),
+        key(
+            "cp_interval",
+            "a time from 100ms to 1h",
+            Means("\"10s\""),
+            "The longest time between two consistency points while there are writes.",
+        ),
+        key(
+            "cp_mode",
+            "\"reference\" or \"full\"",
+            Means("\"reference\""),
+            "`full` sends every block again at a consistency point; there to measure what references save.",
+        ),
+    ],
+};
+
+pub(super) const LINK: Section = Section {
+    name: "link",
+    repeated: false,
+    meaning: "The DPDK port that leads to the peer, and both ends' addresses on it.",
+    keys: &[
+        key(
+            "device",
+            "\"af_packet\", \"memif\" or \"vdev\"",
+            Refused,
+            "`af_packet`: a kernel interface. `memif`: shared memory between two processes of one machine. `vdev`: any DPDK virtual device.",
+        ),
+        key(
+            "interface",
+            "the name of a network interface: 1 to 15 bytes without '/', ',' or blanks",
+            Decides("required with `af_packet`, refused otherwise"),
+            "The kernel interface; its MTU must be at least `mtu`.",
+        ),
+        key(
+            "socket",
+            "an absolute path of at most 96 bytes without ',' or blanks",
+            Decides("required with `memif`, refused otherwise"),
+            "The socket over which the two memif ends meet.",
+        ),
+        key(
+            "memif_role",
+            "\"server\" or \"client\"",
+            Decides("required with `memif`, refused otherwise"),
+            "One node is the server, the other the client.",
+        ),
+        key(
+            "vdev",
+            "a DPDK device string without blanks, such as \"net_tap0,iface=ibid0\"",
+            Decides("required with `vdev`, refused otherwise"),
+            "Given to DPDK as it stands.",
+        ),
+        key(
+            "local",
+            "an IPv4 address of one host and a port, such as \"10.9.0.1:4790\"",
+            Refused,
+            "This node's address on the link; the kernel need not know it.",
+        ),
+        key(
+            "peer",
+            "an IPv4 address of one other host and a port, such as \"10.9.0.2:4790\"",
+            Refused,
+            "The peer's `local`.",
+        ),
+        key(
+            "peer_mac",
+            "one station's Ethernet address, such as \"02:00:00:00:00:02\"",
+            Decides("asked by ARP"),
+            "Where ARP can't ask.",
+        ),
+        key(
+            "mtu",
+            "a number from 1500 to 9000",
+            Means("9000"),
+            "Largest IP packet on the link; 9000 carries two blocks whole. Every hop must allow it.",
+        ),
+    ],
+};
+
+pub(super) const TARGET: Section = Section {
+    name: "target",
+    repeated: false,
+    meaning: "The NVMe/TCP target clients connect to. A source must have one.",
+    keys: &[
+        key(
+            "listen",
+            "an IP address and a port, such as \"10.0.0.1:4420\" (port 0: the kernel chooses)",
+            Refused,
+            "Where clients connect.",
+        ),
+        key(
+            "allow_wildcard",
+            "true or false",
+            Means("false"),
+            "Whether `listen` may be 0.0.0.0 or [::], that is every network the machine is on.",
+        ),
+        key(
+            "nqn",
+            "an NVMe Qualified Name such as \"nqn.2026-01.org.example:store1\", at most 223 bytes, and not the discovery name",
+            Decides("`nqn.2014-08.org.nvmexpress:uuid:` and `node.pair`"),
+            "The subsystem's name; the same on both nodes.",
+        ),
+        key(
+            "serial",
+            "1 to 20 printable ASCII characters without a blank at either end",
+            Decides("`ibid` and 16 digits of `node.pair`"),
+            "The subsystem's serial number.",
+        ),
+        key(
+            "hosts",
+            "\"any\", or a list of 1 to 64 different host NQNs",
+            Refused,
+            "Which hosts may connect. It has no default: opening a store to everyone is something to write down.",
+        ),
+        key(
+            "queue_depth",
+            "a number from 2 to 1024",
+            Means("128"),
+            "Entries a client may ask for in a queue.",
+        ),
+        key(
+            "io_queues",
+            "a number from 1 to 64",
+            Means("8"),
+            "I/O queues a client may have.",
+        ),
+    ],
+};
+
+pub(super) const VOLUME: Section = Section {
+    name: "volume",
+    repeated: true,
+    meaning: "One volume, exported as one NVMe namespace: the first is namespace 1. 1 to 64 of them, the same order, `size`, `lba` and `uuid` on both nodes.",
+    keys: &[
+        key(
+            "name",
+            "1 to 32 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, different for each volume",
+            Refused,
+            "Shown in status and logs.",
+        ),
+        key(
+            "device",
+            "an absolute path, different for each volume and from log.device",
+            Refused,
+            "Backing file or block device. LBA n lies at n x `lba`: an ordinary image.",
+        ),
+        key(
+            "size",
+            "a multiple of 4KiB between 1MiB and 65536TiB",
+            Decides("the device's own"),
+            "A missing file is made with this size, sparse; an existing one must have it.",
+        ),
+        key(
+            "lba",
+            "512 or 4096",
+            Means("4096"),
+            "Bytes in a logical block. Choose 512 for hosts that know nothing else.",
+        ),
+        key(
+            "uuid",
+            "a UUID that is not all zeros, different for each volume",
+            Refused,
+            "How hosts recognise the volume, on either node.",
+        ),
+    ],
+};
+
+/// All sections, in the order a file has them.
+pub(super) const SECTIONS: [&Section; 5] = [&NODE, &LOG, &LINK, &TARGET, &VOLUME];
+
+/// The reference of all keys as a Markdown page; docs/config.md is this text.
+pub fn reference() -> String {
+    let mut page = String::from(INTRODUCTION);
+    for section in SECTIONS {
+        let heading = if section.repeated {
+            format!("[[{}]]", section.name)
+        } else {
+            format!("[{}]", section.name)
+        };
+        let _ = write!(page, "\n## `{heading}`\n\n{}\n\n", section.meaning);
+        page.push_str("| key | takes | when absent | meaning |\n|---|---|---|---|\n");
+        for key in section.keys {
+            let absent = match key.absent {
+                Refused => "refused".to_owned(),
+                Means(literal) => format!("`{literal}`"),
+                Decides(how) => how.to_owned(),
+            };
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {absent} | {} |",
+                key.name, key.allowed, key.meaning
+            );
+        }
+    }
+    page
+}
+
+const INTRODUCTION: &str = "# The configuration of a node
+
+`ibid run --config FILE` reads one TOML file per node. Every mistake in it is reported at once, each with file, key, value and what
+is allowed; a key that is not listed here is one of them.
+
+Sizes are written with a binary unit (`\"64MiB\"`: B, KiB, MiB, GiB, TiB), spans of time with us, ms, s, min or h (`\"10s\"`).
+Paths are absolute. This page is written from the table that the reader itself uses (`src/control/config/keys.rs`).
+";

@@ -1,0 +1,233 @@
+//! A node's configuration: one TOML file, read once at start into plain types that need no further checks.
+//! Takes a file; gives a [`Config`], or a [`ConfigError`] that names every mistake with file, key, value and what is allowed.
+//! Opens none of the devices it names, so what only they can tell (a size, a missing interface) is found at start.
+//!
+//! CONFIG-1  A `Config` that came out of [`Config::parse`] has passed every check here, and `parse(to_toml(c)) == c`.
+//!           One put together by a program has not: write it with `to_toml` and have the node read it.
+
+mod build;
+mod emit;
+mod keys;
+mod read;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::io::Read as _;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use ibid_units::Nanos;
+
+pub use keys::reference;
+pub use read::{ConfigError, Problem};
+pub use value::{
+    CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX, NQN_UUID_PREFIX, Role, Uuid,
+    ValueError, format_mac, format_size, format_span, is_nqn, parse_mac, parse_size, parse_span,
+};
+
+/// What a node is started with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Who the node is.
+    pub node: Node,
+    /// Its log.
+    pub log: Log,
+    /// The way to its peer.
+    pub link: Link,
+    /// Where clients connect; always there at a source.
+    pub target: Option<Target>,
+    /// Its volumes, at least one; the first is NVMe namespace 1.
+    pub volumes: Vec<Volume>,
+}
+
+/// Section `[node]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Name in status and logs.
+    pub name: String,
+    /// What it does for the pair.
+    pub role: Role,
+    /// The pair it belongs to, never nil.
+    pub pair: Uuid,
+    /// The core its shard is pinned to.
+    pub cpu: Option<usize>,
+    /// What the shard does with nothing to do.
+    pub idle: Idle,
+    /// Whether memory is to come from huge pages.
+    pub huge_pages: bool,
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Bytes of memory for reads from the volume.
+    pub read_memory: u64,
+}
+
+/// Section `[log]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// The log's file or block device.
+    pub device: PathBuf,
+    /// Bytes of the device the log may use, at least the segments and [`LOG_HEAD_BYTES`].
+    pub size: u64,
+    /// Segments in the ring.
+    pub segments: u32,
+    /// Bytes of a segment, a multiple of 2 MiB.
+    pub segment_size: u64,
+    /// What an acknowledged write has reached on this node.
+    pub durability: Durability,
+    /// Longest time between consistency points.
+    pub cp_interval: Nanos,
+    /// What a consistency point sends.
+    pub cp_mode: CpMode,
+}
+
+/// Section `[link]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The DPDK port.
+    pub device: LinkDevice,
+    /// This node's address on it.
+    pub local: SocketAddrV4,
+    /// The peer's, on another IP address.
+    pub peer: SocketAddrV4,
+    /// The peer's Ethernet address, where ARP shall not ask.
+    pub peer_mac: Option<[u8; 6]>,
+    /// Largest IP packet, 1500 to 9000.
+    pub mtu: u16,
+}
+
+/// Which device the link's DPDK port is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkDevice {
+    /// A kernel interface.
+    AfPacket {
+        /// Its name.
+        interface: String,
+    },
+    /// Shared memory with a process of this machine.
+    Memif {
+        /// The socket the two meet at.
+        socket: PathBuf,
+        /// Which end this is.
+        role: MemifRole,
+    },
+    /// A virtual device as DPDK's `--vdev` takes it.
+    Vdev(String),
+}
+
+impl Log {
+    /// The least a log of so many segments takes on its device, in bytes; what `log.size` is where the file doesn't say.
+    pub const fn size_needed(segments: u32, segment_size: u64) -> u64 {
+        segments as u64 * segment_size + LOG_HEAD_BYTES
+    }
+}
+
+impl LinkDevice {
+    /// The word `link.device` has for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::AfPacket { .. } => "af_packet",
+            Self::Memif { .. } => "memif",
+            Self::Vdev(_) => "vdev",
+        }
+    }
+}
+
+/// Section `[target]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Where clients connect. Port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Whether `listen` was allowed to be a wildcard.
+    pub allow_wildcard: bool,
+    /// Name of the subsystem.
+    pub nqn: String,
+    /// Its serial number, 1 to 20 ASCII characters.
+    pub serial: String,
+    /// Who may connect.
+    pub hosts: Hosts,
+    /// Largest queue a client may ask for.
+    pub queue_depth: u16,
+    /// I/O queues a client may have.
+    pub io_queues: u16,
+}
+
+/// Which hosts may connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hosts {
+    /// Every host, because the operator wrote so.
+    Any,
+    /// Hosts with one of these NQNs.
+    Only(Vec<String>),
+}
+
+/// One `[[volume]]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Volume {
+    /// Name in status and logs.
+    pub name: String,
+    /// Backing file or block device.
+    pub device: PathBuf,
+    /// Its size in bytes, a multiple of 4 KiB; a missing file is made with it. `None`: what the device has.
+    pub size: Option<u64>,
+    /// Bytes in a logical block: 512 or 4096.
+    pub lba: u32,
+    /// How hosts recognise it, never nil.
+    pub uuid: Uuid,
+}
+
+/// Room for superblocks in front of the log's segments; where docs/format.md has the first segment begin.
+pub const LOG_HEAD_BYTES: u64 = 1 << 20;
+/// Most volumes a node has.
+pub const VOLUMES_MAX: usize = 64;
+/// Most hosts that can be named.
+pub const HOSTS_MAX: usize = 64;
+/// Largest file that is taken for a configuration.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+impl Config {
+    /// Reads and checks a node's file.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |says: String| ConfigError {
+            file: file.to_owned(),
+            problems: vec![Problem::Unreadable(says)],
+        };
+        let mut bytes = Vec::new();
+        std::fs::File::open(file)
+            .and_then(|opened| opened.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|error| unreadable(error.to_string()))?;
+        if bytes.len() as u64 > CONFIG_BYTES_MAX {
+            return Err(unreadable(format!(
+                "larger than {}",
+                format_size(CONFIG_BYTES_MAX)
+            )));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("not UTF-8 text".to_owned()))?;
+        Self::parse(&text, file)
+    }
+
+    /// Checks a file's text; `file` is what errors name.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let config = match read::parse(text) {
+            Ok(root) => build::build(&root, &mut problems),
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        };
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => {
+                assert!(
+                    !problems.is_empty(),
+                    "CONFIG-1: a configuration is refused without a reason"
+                );
+                Err(ConfigError {
+                    file: file.to_owned(),
+                    problems,
+                })
+            }
+        }
+    }
+}

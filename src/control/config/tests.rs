@@ -1,0 +1,558 @@
+//! What a configuration file may and may not say, and what an operator is told.
+
+use toml::{Table, Value};
+
+use super::*;
+
+const PAIR: &str = "6f1c4a52-3d0e-4f0b-9c5e-2f6f0a7b8c9d";
+
+/// The shortest file a source can have.
+const SOURCE: &str = r#"
+[node]
+name = "a"
+role = "source"
+pair = "6f1c4a52-3d0e-4f0b-9c5e-2f6f0a7b8c9d"
+[log]
+device = "/var/lib/ibid/a.log"
+[link]
+device = "af_packet"
+interface = "ens2"
+local = "10.9.0.1:4790"
+peer = "10.9.0.2:4790"
+[target]
+listen = "10.0.0.1:4420"
+hosts = "any"
+[[volume]]
+name = "v0"
+device = "/var/lib/ibid/v0.img"
+uuid = "11111111-2222-4333-8444-555555555555"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/ibid/a.toml"))
+}
+
+/// What the operator reads when `find` in the good file is replaced.
+fn told(find: &str, replace: &str) -> String {
+    assert_eq!(
+        SOURCE.matches(find).count(),
+        1,
+        "{find:?} must stand once in the good file"
+    );
+    parse(&SOURCE.replace(find, replace))
+        .expect_err(replace)
+        .to_string()
+}
+
+#[test]
+fn the_shortest_file_gets_the_documented_defaults() {
+    let config = parse(SOURCE).unwrap();
+    assert_eq!(config.node.control, Path::new("/run/ibid/a.sock"));
+    assert_eq!(
+        (config.node.idle, config.node.huge_pages, config.node.cpu),
+        (Idle::Adaptive, true, None)
+    );
+    assert_eq!(config.node.read_memory, 64 << 20);
+    assert_eq!(
+        (config.log.segments, config.log.segment_size),
+        (4, 64 << 20)
+    );
+    assert_eq!(config.log.size, 4 * (64 << 20) + LOG_HEAD_BYTES);
+    assert_eq!(config.log.cp_interval, Nanos::from_millis(10_000));
+    assert_eq!(
+        (config.log.durability, config.log.cp_mode),
+        (Durability::Disk, CpMode::Reference)
+    );
+    assert_eq!(config.link.mtu, 9000);
+    let target = config.target.unwrap();
+    assert_eq!(target.nqn, format!("{NQN_UUID_PREFIX}{PAIR}"));
+    assert_eq!(target.serial, "ibid6f1c4a523d0e4f0b");
+    assert_eq!((target.queue_depth, target.io_queues), (128, 8));
+    assert_eq!(
+        (config.volumes[0].size, config.volumes[0].lba),
+        (None, 4096)
+    );
+}
+
+#[test]
+fn every_mistake_names_file_key_value_and_what_is_allowed() {
+    let log = "device = \"/var/lib/ibid/a.log\"\n";
+    let cases: &[(&str, &str, &str)] = &[
+        // A value by itself.
+        (
+            log,
+            &format!("{log}segment_size = \"3MiB\"\n"),
+            "log.segment_size = \"3MiB\": must be a multiple of 2MiB between 4MiB and 4GiB",
+        ),
+        (
+            log,
+            &format!("{log}segment_size = 67108864\n"),
+            "log.segment_size = 67108864: must be a multiple of 2MiB between 4MiB and 4GiB",
+        ),
+        (
+            log,
+            &format!("{log}segments = 2\n"),
+            "log.segments = 2: must be a number from 3 to 64",
+        ),
+        (
+            log,
+            &format!("{log}segments = -3\n"),
+            "log.segments = -3: must be a number from 3 to 64",
+        ),
+        (
+            log,
+            &format!("{log}durability = \"tape\"\n"),
+            "log.durability = \"tape\": must be \"disk\" or \"memory\"",
+        ),
+        (
+            log,
+            &format!("{log}cp_interval = \"10\"\n"),
+            "log.cp_interval = \"10\": must be a time from 100ms to 1h",
+        ),
+        (
+            log,
+            &format!("{log}cp_interval = \"2h\"\n"),
+            "log.cp_interval = \"2h\": must be a time from 100ms to 1h",
+        ),
+        (
+            log,
+            &format!("{log}cp_mode = 1\n"),
+            "log.cp_mode = 1: must be \"reference\" or \"full\"",
+        ),
+        (
+            log,
+            "device = \"a.log\"\n",
+            "log.device = \"a.log\": must be an absolute path",
+        ),
+        (
+            "role = \"source\"",
+            "role = \"primary\"",
+            "node.role = \"primary\": must be \"source\" or \"destination\"",
+        ),
+        (
+            "name = \"a\"",
+            "name = \"A b\"",
+            "node.name = \"A b\": must be 1 to 32 of a-z",
+        ),
+        (
+            PAIR,
+            "00000000-0000-0000-0000-000000000000",
+            "node.pair = \"00000000-0000-0000-0000-000000000000\": must be a UUID that is not all zeros",
+        ),
+        (
+            "[log]",
+            "cpu = 1024\n[log]",
+            "node.cpu = 1024: must be a CPU number from 0 to 1023",
+        ),
+        (
+            "[log]",
+            "huge_pages = \"yes\"\n[log]",
+            "node.huge_pages = \"yes\": must be true or false",
+        ),
+        (
+            "[log]",
+            "control = \"/\"\n[log]",
+            "node.control = \"/\": must be an absolute path of at most 96 bytes",
+        ),
+        (
+            "[log]",
+            "read_memory = \"1MiB\"\n[log]",
+            "node.read_memory = \"1MiB\": must be a multiple of 2MiB between 2MiB and 64GiB",
+        ),
+        (
+            "\"10.9.0.1:4790\"",
+            "\"0.0.0.0:4790\"",
+            "link.local = \"0.0.0.0:4790\": must be an IPv4 address of one host and a port",
+        ),
+        (
+            "\"10.9.0.1:4790\"",
+            "\"10.9.0.1:0\"",
+            "link.local = \"10.9.0.1:0\": must be an IPv4 address of one host and a port",
+        ),
+        (
+            "\"10.9.0.2:4790\"",
+            "\"10.9.0.2\"",
+            "link.peer = \"10.9.0.2\": must be an IPv4 address of one other host and a port",
+        ),
+        (
+            "\"10.9.0.2:4790\"",
+            "\"[fd00::2]:4790\"",
+            "link.peer = \"[fd00::2]:4790\": must be an IPv4 address of one other host",
+        ),
+        (
+            "\"10.9.0.2:4790\"",
+            "\"239.0.0.1:4790\"",
+            "link.peer = \"239.0.0.1:4790\": must be an IPv4 address of one other host",
+        ),
+        (
+            "[target]",
+            "mtu = 9001\n[target]",
+            "link.mtu = 9001: must be a number from 1500 to 9000",
+        ),
+        (
+            "[target]",
+            "peer_mac = \"ff:ff:ff:ff:ff:ff\"\n[target]",
+            "link.peer_mac = \"ff:ff:ff:ff:ff:ff\": must be one station's Ethernet address",
+        ),
+        (
+            "\"ens2\"",
+            "\"a-name-of-16-byt\"",
+            "link.interface = \"a-name-of-16-byt\": must be the name of a network interface",
+        ),
+        (
+            "\"10.0.0.1:4420\"",
+            "\"10.0.0.1\"",
+            "target.listen = \"10.0.0.1\": must be an IP address and a port",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"all\"",
+            "target.hosts = \"all\": must be \"any\", or a list of 1 to 64 different host NQNs",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = []",
+            "target.hosts = []: must be \"any\", or a list",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = [\"host1\"]",
+            "target.hosts = [\"host1\"]: must be \"any\", or a list",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nnqn = \"nqn.store\"",
+            "target.nqn = \"nqn.store\": must be an NVMe Qualified Name",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nserial = \" x\"",
+            "target.serial = \" x\": must be 1 to 20 printable ASCII characters",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nio_queues = 65",
+            "target.io_queues = 65: must be a number from 1 to 64",
+        ),
+        (
+            "uuid =",
+            "lba = 1024\nuuid =",
+            "volume[0].lba = 1024: must be 512 or 4096",
+        ),
+        (
+            "uuid =",
+            "size = \"1GB\"\nuuid =",
+            "volume[0].size = \"1GB\": must be a multiple of 4KiB between 1MiB and 65536TiB",
+        ),
+        (
+            "uuid =",
+            "size = \"1049088B\"\nlba = 512\nuuid =",
+            "volume[0].size = \"1049088B\": must be a multiple of 4KiB",
+        ),
+        // Values together.
+        (
+            "\"10.9.0.2:4790\"",
+            "\"10.9.0.1:4791\"",
+            "link.peer = \"10.9.0.1:4791\": must have another IP address than link.local",
+        ),
+        (
+            "\"10.0.0.1:4420\"",
+            "\"0.0.0.0:4420\"",
+            "target.listen = \"0.0.0.0:4420\": would listen on every network; name one address, or set target.allow_wildcard = true",
+        ),
+        (
+            "\"10.0.0.1:4420\"",
+            "\"[::]:4420\"",
+            "target.listen = \"[::]:4420\": would listen on every network",
+        ),
+        (
+            log,
+            &format!("{log}size = \"256MiB\"\n"),
+            "log.size = \"256MiB\": must be at least 257MiB, that is 4 segments of 64MiB and 1MiB",
+        ),
+        (
+            "interface = \"ens2\"",
+            "",
+            "link.interface is missing: link.device is \"af_packet\"; must be the name of a network interface",
+        ),
+        (
+            "interface = \"ens2\"",
+            "interface = \"ens2\"\nsocket = \"/run/m\"",
+            "link.socket = \"/run/m\": goes only with link.device = \"memif\"",
+        ),
+        (
+            "/var/lib/ibid/v0.img",
+            "/var/lib/ibid/a.log",
+            "volume[0].device = \"/var/lib/ibid/a.log\": is log.device already",
+        ),
+        // Names.
+        (
+            log,
+            &format!("{log}segmnt_size = \"64MiB\"\n"),
+            "log.segmnt_size: unknown; did you mean segment_size? (allowed here: device, size, segments,",
+        ),
+        (
+            log,
+            &format!("{log}compression = true\n"),
+            "log.compression: unknown (allowed here: device,",
+        ),
+        (
+            "[target]\n",
+            "[targets]\n",
+            "targets: unknown; did you mean target? (allowed here: node, log, link, target, volume)",
+        ),
+        ("[[volume]]", "[volume]", "volume = "),
+        (
+            "\n[node]",
+            "segments = 4\n[node]",
+            "segments = 4: stands outside every section; it belongs under [log]",
+        ),
+        // What is missing.
+        (log, "", "log.device is missing: must be an absolute path"),
+        (
+            "hosts = \"any\"",
+            "",
+            "target.hosts is missing: must be \"any\", or a list",
+        ),
+    ];
+    for (find, replace, expected) in cases {
+        let told = told(find, replace);
+        let line = format!("/etc/ibid/a.toml: {expected}");
+        assert!(
+            told.lines().any(|told| told.starts_with(&line)),
+            "\nexpected {line}\ntold     {told}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = SOURCE
+        .replace("role = \"source\"", "role = \"x\"")
+        .replace("\"10.9.0.1:4790\"", "\"y\"")
+        .replace("\"any\"", "\"z\"")
+        .replace("uuid =", "uid =");
+    let error = parse(&text).unwrap_err();
+    let told = error.to_string();
+    for key in [
+        "node.role",
+        "link.local",
+        "target.hosts",
+        "volume[0].uid: unknown; did you mean uuid?",
+        "volume[0].uuid is missing",
+    ] {
+        assert!(told.contains(key), "{key} in\n{told}");
+    }
+    assert_eq!(error.problems.len(), 5, "{told}");
+}
+
+#[test]
+fn a_source_needs_a_target_and_a_destination_does_not() {
+    let (before, rest) = SOURCE.split_once("[target]").unwrap();
+    let (_, volume) = rest.split_once("[[volume]]").unwrap();
+    let without = format!("{before}[[volume]]{volume}");
+    let told = parse(&without).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "/etc/ibid/a.toml: [target] is missing: it needs at least listen, hosts"
+    );
+    let destination = without.replace("\"source\"", "\"destination\"");
+    assert_eq!(parse(&destination).unwrap().target, None);
+    // One that is there is checked there too.
+    let bad = SOURCE
+        .replace("\"source\"", "\"destination\"")
+        .replace("hosts = \"any\"", "hosts = 1");
+    assert!(
+        parse(&bad)
+            .unwrap_err()
+            .to_string()
+            .contains("target.hosts = 1")
+    );
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_lacks() {
+    let told = parse("").unwrap_err().to_string();
+    for section in ["[node]", "[log]", "[link]", "[[volume]]"] {
+        assert!(
+            told.contains(&format!("{section} is missing: it needs at least ")),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_syntax_error_names_line_and_column() {
+    let told = parse("[node]\nname = \"ä\" x\n").unwrap_err().to_string();
+    assert!(
+        told.starts_with("/etc/ibid/a.toml:2:12: not TOML: "),
+        "{told}"
+    );
+    let told = parse("[node]\nname = \"a\"\nname = \"b\"\n")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        told.starts_with("/etc/ibid/a.toml:3:1: not TOML: "),
+        "{told}"
+    );
+    let told = parse("[node]\nname = \"a").unwrap_err().to_string();
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[test]
+fn a_wildcard_is_taken_when_it_is_asked_for() {
+    let text = SOURCE.replace("\"10.0.0.1:4420\"", "\"[::]:4420\"\nallow_wildcard = true");
+    assert!(
+        parse(&text)
+            .unwrap()
+            .target
+            .unwrap()
+            .listen
+            .ip()
+            .is_unspecified()
+    );
+}
+
+#[test]
+fn two_volumes_share_nothing() {
+    let second = "[[volume]]\nname = \"v0\"\ndevice = \"/var/lib/ibid/v0.img\"\nuuid = \"11111111-2222-4333-8444-555555555555\"\n";
+    let told = parse(&format!("{SOURCE}{second}")).unwrap_err().to_string();
+    for key in ["volume[1].name", "volume[1].device", "volume[1].uuid"] {
+        assert!(told.contains(key), "{told}");
+    }
+    let other = second.replace("v0", "v1").replace("1111-2222", "1111-2223");
+    let config = parse(&format!("{SOURCE}{other}")).unwrap();
+    assert_eq!(config.volumes.len(), 2);
+}
+
+#[test]
+fn more_volumes_than_a_node_has_are_refused() {
+    let mut text = SOURCE.to_owned();
+    for index in 1..=VOLUMES_MAX {
+        text += &format!(
+            "[[volume]]\nname = \"w{index}\"\ndevice = \"/w{index}\"\nuuid = \"11111111-2222-4333-8444-{index:012}\"\n"
+        );
+    }
+    assert!(
+        parse(&text)
+            .unwrap_err()
+            .to_string()
+            .contains("[[volume]] = 65 of them: must be at most 64")
+    );
+}
+
+#[test]
+fn what_is_written_reads_back_the_same() {
+    let plain = parse(SOURCE).unwrap();
+    let mut every = plain.clone();
+    every.node.cpu = Some(3);
+    every.node.idle = Idle::Spin;
+    every.node.huge_pages = false;
+    every.log.size = 1 << 40;
+    every.log.durability = Durability::Memory;
+    every.log.cp_mode = CpMode::Full;
+    every.log.cp_interval = Nanos::from_millis(250);
+    every.log.device = PathBuf::from("/tmp/with \"quotes\" and \\ and ü\n");
+    every.link.device = LinkDevice::Memif {
+        socket: PathBuf::from("/run/ibid/memif"),
+        role: MemifRole::Client,
+    };
+    every.link.peer_mac = Some([2, 0, 0, 0, 0, 1]);
+    every.link.mtu = 1500;
+    every.volumes[0].size = Some(1 << 30);
+    every.volumes[0].lba = 512;
+    let target = every.target.as_mut().unwrap();
+    target.hosts = Hosts::Only(vec![
+        "nqn.2014-08.com.example:h1".into(),
+        "nqn.2014-08.com.example:h2".into(),
+    ]);
+    target.listen = "[::]:0".parse().unwrap();
+    target.allow_wildcard = true;
+    let mut vdev = plain.clone();
+    vdev.link.device = LinkDevice::Vdev("net_tap0,iface=ibid0".into());
+    vdev.target = None;
+    vdev.node.role = Role::Destination;
+    for config in [plain, every, vdev] {
+        assert_eq!(
+            parse(&config.to_toml()),
+            Ok(config.clone()),
+            "{}",
+            config.to_toml()
+        );
+    }
+}
+
+#[test]
+fn a_written_file_has_every_key_of_the_table() {
+    let config = parse(&SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid ="))
+        .unwrap()
+        .to_toml();
+    let root: Table = toml::from_str(&config).unwrap();
+    // Absent for a reason: no core to pin to, no MAC to name, and keys of other link devices.
+    let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev"];
+    for section in keys::SECTIONS {
+        let table = match &root[section.name] {
+            Value::Array(items) => items[0].as_table().unwrap(),
+            other => other.as_table().unwrap(),
+        };
+        for key in section.keys {
+            assert_eq!(
+                table.contains_key(key.name),
+                !absent.contains(&key.name),
+                "{}.{}",
+                section.name,
+                key.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cant_be_read_is_named() {
+    let missing = Config::load(Path::new("/nonexistent/a.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        missing.starts_with("/nonexistent/a.toml: can't be read: No such file"),
+        "{missing}"
+    );
+    let file = std::env::temp_dir().join(format!("ibid-config-{}.toml", std::process::id()));
+    for (bytes, expected) in [
+        (vec![0xff, 0xfe], "not UTF-8 text"),
+        (
+            vec![b'#'; CONFIG_BYTES_MAX as usize + 1],
+            "larger than 1MiB",
+        ),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        assert!(
+            Config::load(&file)
+                .unwrap_err()
+                .to_string()
+                .contains(expected)
+        );
+    }
+    std::fs::write(&file, SOURCE).unwrap();
+    assert_eq!(Config::load(&file), parse(SOURCE));
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_long_value_is_shortened_in_the_message() {
+    let told = told("name = \"a\"", &format!("name = \"{}\"", "ü".repeat(4000)));
+    assert!(told.len() < 400, "{told}");
+}
+
+/// Rewrites the page instead of comparing when asked: `IBID_WRITE_DOCS=1 cargo test -p ibid-control`.
+#[test]
+fn the_documentation_is_what_the_table_says() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
+    if std::env::var_os("IBID_WRITE_DOCS").is_some() {
+        std::fs::write(&page, reference()).unwrap();
+    }
+    let written = std::fs::read_to_string(&page).unwrap();
+    assert!(
+        written == reference(),
+        "docs/config.md differs from the table of keys; IBID_WRITE_DOCS=1 cargo test -p ibid-control writes it"
+    );
+}

@@ -1,0 +1,382 @@
+//! What a node says about itself: the answer to `status`, `cp` and `histograms` on the control socket.
+//! Plain facts, filled in by the node from its shard's counters; JSON by serde, text by [`Status`]'s `Display`.
+//! All counters are sums since the node's start. Fields may be added, so readers ignore what they don't know.
+
+#[cfg(test)]
+pub(crate) mod tests;
+mod text;
+
+use core::fmt;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{CpMode, Durability, Role, Uuid};
+
+/// Everything `ibid status` shows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Who speaks.
+    pub node: NodeStatus,
+    /// What is promised now.
+    pub promise: Promise,
+    /// The log.
+    pub log: LogStatus,
+    /// Consistency points.
+    pub cp: CpStatus,
+    /// The way to the peer.
+    pub link: LinkStatus,
+    /// The NVMe/TCP target, where the node has one.
+    pub target: Option<TargetStatus>,
+    /// The volumes, namespace 1 first.
+    pub volumes: Vec<VolumeStatus>,
+    /// Client payload the CPU copied, by place; a place without copies is listed with 0.
+    pub copied_bytes: Vec<CopiedBytes>,
+    /// Time spent in each stage of a write, in the order in which a write meets them.
+    pub latency: Vec<StageLatency>,
+    /// What an operator should know or mend, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Who the node is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// What it does for the pair.
+    pub role: Role,
+    /// The pair.
+    pub pair: Uuid,
+    /// The epoch it writes or accepts.
+    pub epoch: u64,
+    /// Its process.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+}
+
+/// How the two nodes stand to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairState {
+    /// Started, and the peer has not been heard yet.
+    Connecting,
+    /// Both logs hold every acknowledged write.
+    InSync,
+    /// New writes reach both logs while older blocks still travel.
+    CatchingUp,
+    /// The peer was there and has gone silent.
+    Away,
+}
+
+impl PairState {
+    /// The state's word, as JSON has it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::InSync => "in-sync",
+            Self::CatchingUp => "catching-up",
+            Self::Away => "away",
+        }
+    }
+}
+
+/// What a client may rely on now, as facts and as the one line an operator reads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Promise {
+    /// How the pair stands.
+    pub state: PairState,
+    /// What an acknowledged write has reached on this node.
+    pub durability: Durability,
+    /// The same on the peer, once it has told.
+    pub peer_durability: Option<Durability>,
+    /// How long the peer has been silent, where it is away.
+    pub away_s: Option<u64>,
+    /// The promise in one line.
+    pub line: String,
+}
+
+impl Promise {
+    /// Words the promise of a node in `role`. `peer_durability` is `None` until the peer has told; `away_s` counts only where
+    /// the peer is away.
+    pub fn new(
+        role: Role,
+        state: PairState,
+        durability: Durability,
+        peer_durability: Option<Durability>,
+        away_s: u64,
+    ) -> Self {
+        let held = match (durability, peer_durability) {
+            (Durability::Memory, Some(Durability::Memory)) => {
+                "in the memory of both nodes (a power cut on both loses it)"
+            }
+            (Durability::Memory, Some(Durability::Disk) | None) => {
+                "on both nodes, here in memory only"
+            }
+            (Durability::Disk, Some(Durability::Memory)) => {
+                "on both nodes, at the peer in memory only"
+            }
+            (Durability::Disk, Some(Durability::Disk) | None) => "on both nodes",
+        };
+        let line = match (role, state) {
+            (Role::Source, PairState::Connecting) => {
+                "no write is acknowledged: waiting for the peer".to_owned()
+            }
+            (Role::Source, PairState::InSync) => format!("every acknowledged write is {held}"),
+            (Role::Source, PairState::CatchingUp) => {
+                format!(
+                    "every new acknowledged write is {held}; older blocks still travel to the peer"
+                )
+            }
+            (Role::Source, PairState::Away) => {
+                format!(
+                    "every acknowledged write is {held}; new writes wait, the peer is silent for {away_s} s"
+                )
+            }
+            (Role::Destination, PairState::Connecting) => "waiting for the source".to_owned(),
+            (Role::Destination, PairState::InSync) => {
+                "this node holds every write that its source has acknowledged".to_owned()
+            }
+            (Role::Destination, PairState::CatchingUp) => {
+                "this mirror is incomplete: older blocks still travel from the source".to_owned()
+            }
+            (Role::Destination, PairState::Away) => {
+                format!(
+                    "this node holds every write that its source acknowledged; the source is silent for {away_s} s"
+                )
+            }
+        };
+        let away_s = (state == PairState::Away).then_some(away_s);
+        Self {
+            state,
+            durability,
+            peer_durability,
+            away_s,
+            line,
+        }
+    }
+}
+
+/// The state of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Its device.
+    pub device: PathBuf,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// Segments that can be written next.
+    pub segments_free: u32,
+    /// Segments being written: one, or none while all are full.
+    pub segments_open: u32,
+    /// Segments waiting for or being drained by their consistency point.
+    pub segments_sealed: u32,
+    /// The newest entry.
+    pub lsn: u64,
+    /// The newest entry up to which all are durable on this node.
+    pub lsn_durable: u64,
+    /// The newest entry up to which the peer has said so too.
+    pub lsn_peer: u64,
+    /// Writes that had to wait because every segment was full.
+    pub full_waits: u64,
+    /// How long those waited, together.
+    pub full_wait_ns: u64,
+    /// Whether the memory is huge pages.
+    pub huge_pages: bool,
+}
+
+/// The consistency points.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CpStatus {
+    /// What they send.
+    pub mode: CpMode,
+    /// The last that is durable here; 0 for none.
+    pub cp: u64,
+    /// The chain digest after it, in hexadecimal: equal digests are equal histories.
+    pub chain_digest: String,
+    /// The one running now.
+    pub running: Option<u64>,
+    /// How long the last one took.
+    pub last_ns: u64,
+    /// What all of them sent or, at a destination, received.
+    pub sum: CpRecords,
+}
+
+/// What consistency points consist of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CpRecords {
+    /// References: 16 bytes for a run of blocks.
+    pub references: u64,
+    /// Blocks those stood for.
+    pub referenced_blocks: u64,
+    /// Zero and deallocate records.
+    pub opcodes: u64,
+    /// Blocks whose bytes had to travel.
+    pub blocks: u64,
+    /// References the destination could not prove and was sent as blocks instead.
+    pub refused: u64,
+}
+
+/// The answer to `cp`: the consistency point that was taken.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CpReport {
+    /// Its number. Where nothing had been written since the last one, that one's.
+    pub cp: u64,
+    /// Whether there was anything to do.
+    pub taken: bool,
+    /// The chain digest after it, in hexadecimal.
+    pub chain_digest: String,
+    /// What it sent.
+    pub records: CpRecords,
+    /// Bytes of whole frames it put on the link.
+    pub link_bytes: u64,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
+/// The link.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Kind of device, as the configuration names it.
+    pub device: String,
+    /// This node's address.
+    pub local: SocketAddrV4,
+    /// The peer's.
+    pub peer: SocketAddrV4,
+    /// Whether frames can leave: the device is up and the peer's Ethernet address is known.
+    pub up: bool,
+    /// Largest datagram in a frame.
+    pub datagram_bytes_max: u32,
+    /// The smoothed round trip time, once there is one.
+    pub rtt_ns: Option<u64>,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes of whole frames sent, by traffic class.
+    pub tx_bytes: ClassBytes,
+    /// Datagrams sent again.
+    pub tx_repeated_frames: u64,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Frames that were not for this node or malformed.
+    pub rx_dropped: u64,
+    /// Datagrams that had arrived before.
+    pub rx_repeated_frames: u64,
+}
+
+/// Bytes by traffic class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ClassBytes {
+    /// Log entries.
+    pub log: u64,
+    /// Consistency points.
+    pub cp: u64,
+    /// Hello, probes and acknowledgements.
+    pub control: u64,
+}
+
+/// The NVMe/TCP target.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Where it listens; the kernel's choice where the configuration has port 0.
+    pub listen: SocketAddr,
+    /// The subsystem.
+    pub nqn: String,
+    /// Controllers, one per connected host.
+    pub controllers: u32,
+    /// TCP connections, one per queue.
+    pub connections: u32,
+    /// Commands being worked on.
+    pub commands: u32,
+}
+
+/// One volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// NVMe namespace id.
+    pub nsid: u32,
+    /// Backing file or device.
+    pub device: PathBuf,
+    /// Size.
+    pub bytes: u64,
+    /// Bytes of a logical block.
+    pub lba_bytes: u32,
+    /// How hosts recognise it.
+    pub uuid: Uuid,
+    /// Reads completed for clients.
+    pub reads: u64,
+    /// Bytes of those.
+    pub read_bytes: u64,
+    /// Writes completed for clients; at a destination, entries placed for it.
+    pub writes: u64,
+    /// Bytes of those.
+    pub write_bytes: u64,
+}
+
+/// Client payload copied by the CPU at one place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopiedBytes {
+    /// Where.
+    pub place: String,
+    /// How much.
+    pub bytes: u64,
+}
+
+/// The time spent in one stage.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StageLatency {
+    /// The stage.
+    pub stage: String,
+    /// How often it was passed.
+    pub count: u64,
+    /// The time half of them took at most.
+    pub p50_ns: u64,
+    /// The time 99 % took at most.
+    pub p99_ns: u64,
+    /// The time 99.9 % took at most.
+    pub p999_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
+/// The answer to `histograms`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Histograms {
+    /// One per stage, in the order in which a write meets them.
+    pub stages: Vec<StageHistogram>,
+}
+
+/// One stage's whole distribution.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StageHistogram {
+    /// The stage.
+    pub stage: String,
+    /// How often it was passed.
+    pub count: u64,
+    /// `[t, n]`: n passed in at most t nanoseconds, and in more than the pair before it says. Only pairs with n > 0, by rising t.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+impl Status {
+    /// Client payload copied by the CPU at one place; 0 where the node has no such place.
+    pub fn copied(&self, place: &str) -> u64 {
+        self.copied_bytes.iter().find(|copied| copied.place == place).map_or(0, |copied| copied.bytes)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::status(self, f)
+    }
+}
+
+impl fmt::Display for CpReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::cp_report(self, f)
+    }
+}
