@@ -1,0 +1,410 @@
+//! `ibid run`: one node of a pair, from its configuration to its orderly stop.
+//! Opens what the shard drives, starts the control socket, pins and runs the shard on a thread of its own, and turns signals into its stop.
+
+use crate::args;
+use crate::report;
+use anyhow::{Context as _, bail, ensure};
+use crossbeam::channel::{RecvTimeoutError, bounded};
+use crossbeam::queue::ArrayQueue;
+use ibid_control::config::{self, Config, CpMode, Durability, Hosts, Idle, LinkDevice};
+use ibid_control::rpc::{Handler, Refused, Server, Timeouts};
+use ibid_control::status::{CpReport, Histograms, Status};
+use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
+use ibid_driver::idle::{IdleMode, pin_to};
+use ibid_driver::{Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize, TcpStreams, UringDisk};
+use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
+use ibid_runtime::{
+    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, Reply, Role, Shard, Snapshot,
+    Source, SourceConfig, Stop, VolumeConfig,
+};
+use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+
+/// MiB that DPDK takes for packet buffers and its own structures.
+const EAL_MEMORY_MIB: usize = 64;
+/// Operations a node may have on its disks.
+const DISK_DEPTH: usize = 1024;
+/// Blocks of a CP on their way to a volume, at a destination: 4 MiB.
+const STAGING_BLOCKS: u32 = 1024;
+/// The least memory for reads: eight of the longest.
+const READ_BLOCKS_MIN: u32 = 8 * 257;
+/// Connections of clients, and controllers.
+const CONNECTIONS_MAX: u16 = 128;
+const CONTROLLERS_MAX: u16 = 16;
+/// Longest read or write.
+const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+/// Data that a write may carry in its capsule.
+const IN_CAPSULE_BYTES: u32 = 16 << 10;
+/// Longest time an orderly stop waits for the peer.
+const STOP_WAIT: Nanos = Nanos::from_millis(30_000);
+/// Longest time the control plane waits for the shard's answer …
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// … and for a consistency point.
+const CP_WAIT: Duration = Duration::from_secs(120);
+/// How often a node that was started by another process looks whether that still lives.
+const PARENT_EVERY: Duration = Duration::from_millis(200);
+
+const _: () = assert!(config::LOG_HEAD_BYTES == ibid_wire::disk::SEGMENTS_AT);
+
+/// What a node's shard is made of.
+struct Parts {
+    port: LinkPort<MonotonicClock>,
+    disk: UringDisk,
+    arena: Arc<Arena>,
+    layout: Layout,
+    superblock: ibid_wire::disk::Superblock,
+    node: NodeConfig,
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("IBID_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+    stop_on_signals(commands.clone(), args.stop_with_parent)?;
+
+    let mut warnings = Vec::new();
+    let (parts, eal, reserve) = open_parts(&config, &mut warnings)?;
+    let huge_pages = parts.arena.page_size() == PageSize::Huge2MiB;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let mode = match config.node.idle {
+        Idle::Adaptive => IdleMode::Adaptive,
+        Idle::Spin => IdleMode::Spin,
+    };
+    let role = config.node.role;
+    let mut handler = NodeHandler {
+        commands: commands.clone(),
+        config: config.clone(),
+        started: Instant::now(),
+        listen: None,
+        huge_pages,
+        warnings,
+    };
+    let stop = match role {
+        config::Role::Source => {
+            let source = make_source(&config, parts)?;
+            let listen = source.streams().addresses().ok().and_then(|all| all.first().copied());
+            handler.listen = listen;
+            let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+            info!(node = %config.node.name, listen = ?listen, control = %config.node.control.display(), "source is up");
+            let stop = run_shard(&config, &eal, source, mode, commands)?;
+            drop(server);
+            stop
+        }
+        config::Role::Destination => {
+            let Parts { port, disk, arena, layout, superblock, node } = parts;
+            let destination = Destination::new(node, layout, arena, superblock, (port, disk));
+            let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+            info!(node = %config.node.name, control = %config.node.control.display(), "destination is up");
+            let stop = run_shard(&config, &eal, destination, mode, commands)?;
+            drop(server);
+            stop
+        }
+    };
+    // The pages that were added for DPDK go back after DPDK.
+    drop(eal);
+    drop(reserve);
+    match (role, stop) {
+        (_, Stop::Clean) => info!("stopped: everything acknowledged is in the volumes"),
+        (config::Role::Destination, Stop::Unclean) => {
+            info!("stopped: the log holds writes after the last consistency point, which the source still has");
+        }
+        (config::Role::Source, Stop::Unclean) => {
+            warn!("stopped without a last consistency point: acknowledged writes are in the logs but not in the volumes");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM, SIGINT and (where asked for) the end of the parent process become the shard's stop.
+fn stop_on_signals(commands: Arc<ArrayQueue<Command>>, with_parent: bool) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("no signal handler")?;
+    let parent = std::os::unix::process::parent_id();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let stop = || {
+            let (reply, _) = bounded(1);
+            // A full queue is full of commands of people who wait: this one is tried again with the next signal.
+            drop(commands.push(Command { kind: CommandKind::Stop, reply }));
+        };
+        if with_parent {
+            loop {
+                if signals.pending().next().is_some() || std::os::unix::process::parent_id() != parent {
+                    stop();
+                }
+                std::thread::sleep(PARENT_EVERY);
+            }
+        }
+        for _ in signals.forever() {
+            stop();
+        }
+    })?;
+    Ok(())
+}
+
+fn start_eal(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Eal, Option<HugeReserve>)> {
+    let mut reserve = None;
+    let mut memory = EalMemory::Ordinary;
+    if config.node.huge_pages {
+        match HugeReserve::new(EAL_MEMORY_MIB << 20) {
+            Ok(pages) => {
+                reserve = Some(pages);
+                memory = EalMemory::Auto;
+            }
+            Err(refused) => warnings.push(format!("packet buffers lie in ordinary memory: {refused}")),
+        }
+    }
+    let log = Some((|line: &str| tracing::debug!("dpdk: {line}")) as fn(&str));
+    let (eal, warning) =
+        Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log }).context("DPDK does not start")?;
+    warnings.extend(warning.map(|warning| warning.to_string()));
+    Ok((eal, reserve))
+}
+
+fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Parts, Eal, Option<HugeReserve>)> {
+    let mut open = |what: &str, path: &std::path::Path, options: OpenOptions| {
+        let (file, warning) = DiskFile::open(path, options).with_context(|| format!("{what} {}", path.display()))?;
+        warnings.extend(warning.map(|warning| format!("{what} {}: {warning}", path.display())));
+        anyhow::Ok(file)
+    };
+    let log_options = OpenOptions { create_bytes: Some(config.log.size), written: true, read_only: false };
+    let log = open("log.device", &config.log.device, log_options)?;
+    let mut files = Vec::new();
+    let mut volumes = Vec::new();
+    for volume in &config.volumes {
+        let options = OpenOptions { create_bytes: volume.size, written: false, read_only: false };
+        let file = open("volume.device", &volume.device, options)?;
+        let bytes = volume.size.unwrap_or(file.bytes());
+        ensure!(
+            bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES),
+            "volume.device {}: {bytes} bytes is not a multiple of 4 KiB",
+            volume.device.display()
+        );
+        ensure!(
+            file.block_bytes() <= volume.lba,
+            "volume.device {}: its logical block has {} bytes, volume.lba = {} must not be smaller",
+            volume.device.display(),
+            file.block_bytes(),
+            volume.lba
+        );
+        volumes.push(VolumeConfig { sectors: bytes / SECTOR_BYTES, uuid: volume.uuid.bytes() });
+        files.push(file);
+    }
+    let segment_blocks = u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
+    let node = NodeConfig {
+        pair: config.node.pair.bytes(),
+        segments: config.log.segments,
+        segment_blocks,
+        to_disk: config.log.durability == Durability::Disk,
+        volumes,
+        seed: chance()?,
+    };
+    let role = match config.node.role {
+        config::Role::Source => Role::Source,
+        config::Role::Destination => Role::Destination,
+    };
+    let superblock = ibid_runtime::start(&log, &node.superblock(role))
+        .with_context(|| format!("log.device {}", config.log.device.display()))?;
+    files.insert(0, log);
+
+    let read_blocks = (config.node.read_memory / BLOCK_BYTES).max(u64::from(READ_BLOCKS_MIN));
+    let layout = Layout::new(LayoutConfig {
+        segments: node.segments,
+        segment_blocks,
+        read_blocks: if role == Role::Source { u32::try_from(read_blocks).context("node.read_memory")? } else { 0 },
+        staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { 0 },
+    });
+    let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
+    let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
+    warnings.extend(warning.map(|warning| warning.to_string()));
+    let arena = Arc::new(arena);
+    let (disk, warning) = UringDisk::new(arena.clone(), files, DISK_DEPTH)?;
+    warnings.extend(warning.map(|warning| warning.to_string()));
+    // DPDK takes its pages when the port is opened: until then nobody else may have them.
+    let (eal, mut reserve) = start_eal(config, warnings)?;
+    let port = LinkPort::open(&eal, &link_config(config), arena.clone(), MonotonicClock::new()).context("the link")?;
+    if let Some(reserve) = &mut reserve {
+        reserve.taken();
+    }
+    Ok((Parts { port, disk, arena, layout, superblock, node }, eal, reserve))
+}
+
+fn link_config(config: &Config) -> LinkConfig {
+    let device = match &config.link.device {
+        LinkDevice::AfPacket { interface } => ibid_dpdk::LinkDevice::AfPacket { interface: interface.clone() },
+        LinkDevice::Memif { socket, role } => ibid_dpdk::LinkDevice::Memif {
+            socket: socket.clone(),
+            role: match role {
+                config::MemifRole::Server => ibid_dpdk::MemifRole::Server,
+                config::MemifRole::Client => ibid_dpdk::MemifRole::Client,
+            },
+        },
+        LinkDevice::Vdev(arguments) => ibid_dpdk::LinkDevice::Vdev(arguments.clone()),
+    };
+    LinkConfig {
+        device,
+        local: config.link.local,
+        peer: config.link.peer,
+        peer_mac: config.link.peer_mac,
+        mtu: config.link.mtu,
+        spans: SpanMode::Auto,
+    }
+}
+
+type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
+
+fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
+    let Parts { port, disk, arena, layout, superblock, node } = parts;
+    let Some(target) = &config.target else { bail!("a source has a [target]") };
+    let mut streams = TcpStreams::listen(target.listen, arena.clone(), CONNECTIONS_MAX)
+        .with_context(|| format!("target.listen = {}", target.listen))?;
+    if let Some(descriptor) = disk.descriptor() {
+        streams.watch(descriptor).context("epoll")?;
+    }
+    let listen: SocketAddr = streams.addresses()?.first().copied().context("no address to listen on")?;
+    let namespaces = config
+        .volumes
+        .iter()
+        .zip(&node.volumes)
+        .enumerate()
+        .map(|(place, (volume, sized))| NamespaceConfig {
+            volume: VolumeId::new(place as u16),
+            capacity: sized.sectors,
+            lba_bytes: volume.lba,
+            uuid: volume.uuid.bytes(),
+            nguid: volume.uuid.bytes(),
+        })
+        .collect();
+    let target_config = TargetConfig {
+        nqn: target.nqn.clone(),
+        serial: target.serial.clone(),
+        model: "ibid".into(),
+        firmware: env!("CARGO_PKG_VERSION").into(),
+        namespaces,
+        limits: Limits {
+            connections_max: CONNECTIONS_MAX,
+            controllers_max: CONTROLLERS_MAX,
+            io_queues_max: target.io_queues,
+            queue_depth_max: target.queue_depth,
+            transfer_bytes_max: TRANSFER_BYTES_MAX,
+            in_capsule_bytes: IN_CAPSULE_BYTES,
+        },
+        hosts: match &target.hosts {
+            Hosts::Any => None,
+            Hosts::Only(hosts) => Some(hosts.clone()),
+        },
+        traddr: listen.ip().to_string(),
+        trsvcid: listen.port(),
+        controller_ids: (1, 0x7FEF),
+    };
+    let source_config = SourceConfig {
+        node,
+        target: target_config,
+        cp_interval: config.log.cp_interval,
+        cp_full: config.log.cp_mode == CpMode::Full,
+        stop_wait: STOP_WAIT,
+    };
+    Ok(Source::new(source_config, layout, arena, superblock, (port, disk, streams)))
+}
+
+/// The shard has a thread of its own, pinned where the configuration says so; whoever called waits for its end.
+fn run_shard<S: Shard + Send>(
+    config: &Config,
+    eal: &Eal,
+    mut shard: S,
+    mode: IdleMode,
+    commands: Arc<ArrayQueue<Command>>,
+) -> anyhow::Result<Stop> {
+    let core = config.node.cpu;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("shard-0".into()).spawn_scoped(scope, || {
+            if let Some(core) = core {
+                pin_to(core).with_context(|| format!("node.cpu = {core}"))?;
+            }
+            let lcore = eal.register_thread()?;
+            let stop = shard.run(&mut MonotonicClock::new(), mode, &commands);
+            // The port goes while its thread is still DPDK's.
+            drop(shard);
+            drop(lcore);
+            anyhow::Ok(stop)
+        })?;
+        thread.join().unwrap_or_else(|_| bail!("the shard panicked"))
+    })
+}
+
+/// Eight bytes nobody can guess: session numbers must differ at every start.
+fn chance() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("/dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Answers the control socket by asking the shard.
+struct NodeHandler {
+    commands: Arc<ArrayQueue<Command>>,
+    config: Config,
+    started: Instant,
+    listen: Option<SocketAddr>,
+    huge_pages: bool,
+    warnings: Vec<String>,
+}
+
+impl NodeHandler {
+    fn ask(&self, kind: CommandKind, wait: Duration) -> Result<Reply, Refused> {
+        let (reply, answer) = bounded(1);
+        self.commands.push(Command { kind, reply }).map_err(|_| Refused::TimedOut)?;
+        answer.recv_timeout(wait).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Refused::TimedOut,
+            RecvTimeoutError::Disconnected => Refused::Stopping,
+        })
+    }
+
+    fn snapshot(&self) -> Result<Box<Snapshot>, Refused> {
+        match self.ask(CommandKind::Snapshot(Box::new(Snapshot::with_room())), ANSWER_WAIT)? {
+            Reply::Snapshot(snapshot) => Ok(snapshot),
+            Reply::Cp(_) | Reply::Stopping | Reply::NotSource | Reply::Busy => Err(Refused::TimedOut),
+        }
+    }
+}
+
+impl Handler for NodeHandler {
+    fn status(&self) -> Result<Status, Refused> {
+        let snapshot = self.snapshot()?;
+        let mut status = report::status(&self.config, &snapshot, self.started.elapsed(), self.listen, self.huge_pages);
+        status.warnings.extend(self.warnings.iter().cloned());
+        Ok(status)
+    }
+
+    fn cp(&self) -> Result<CpReport, Refused> {
+        match self.ask(CommandKind::Cp, CP_WAIT)? {
+            Reply::Cp(done) => Ok(report::cp(&done)),
+            Reply::NotSource => Err(Refused::NotSource),
+            Reply::Stopping => Err(Refused::Stopping),
+            Reply::Busy | Reply::Snapshot(_) => Err(Refused::TimedOut),
+        }
+    }
+
+    fn histograms(&self) -> Result<Histograms, Refused> {
+        let snapshot = self.snapshot()?;
+        Ok(report::histograms(&snapshot))
+    }
+
+    fn stop(&self) -> Result<(), Refused> {
+        self.ask(CommandKind::Stop, ANSWER_WAIT).map(drop)
+    }
+}

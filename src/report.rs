@@ -1,0 +1,216 @@
+//! A shard's numbers in the control plane's words.
+
+use ibid_control::config::{self, Config};
+use ibid_control::status::{
+    ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, Histograms, LinkStatus, LogStatus, NodeStatus, PairState,
+    Promise, StageHistogram, StageLatency, Status, TargetStatus, VolumeStatus,
+};
+use ibid_runtime::{CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What `ibid status` shows.
+pub(crate) fn status(
+    config: &Config,
+    snapshot: &Snapshot,
+    uptime: Duration,
+    listen: Option<SocketAddr>,
+    huge_pages: bool,
+) -> Status {
+    let role = config.node.role;
+    let state = match snapshot.peer {
+        PeerState::Connecting | PeerState::Refused(_) => PairState::Connecting,
+        PeerState::Connected => PairState::InSync,
+        PeerState::Away => PairState::Away,
+    };
+    let away_s = snapshot.silent.get() / 1_000_000_000;
+    let [free, open, sealed] = snapshot.segments;
+    Status {
+        node: NodeStatus {
+            name: config.node.name.clone(),
+            role,
+            pair: config.node.pair,
+            epoch: snapshot.epoch.get(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: uptime.as_secs(),
+        },
+        promise: Promise::new(role, state, config.log.durability, None, away_s),
+        log: LogStatus {
+            device: config.log.device.clone(),
+            segment_bytes: config.log.segment_size,
+            segments_free: free,
+            segments_open: open,
+            segments_sealed: sealed,
+            lsn: snapshot.lsn.get(),
+            lsn_durable: snapshot.lsn_durable.get(),
+            lsn_peer: snapshot.lsn_peer.get(),
+            full_waits: snapshot.full_waits,
+            full_wait_ns: snapshot.full_wait.get(),
+            huge_pages,
+        },
+        cp: CpStatus {
+            mode: config.log.cp_mode,
+            cp: snapshot.cp.get(),
+            chain_digest: hex(&snapshot.chain),
+            running: snapshot.cp_running.map(|cp| cp.get()),
+            last_ns: snapshot.cp_last.get(),
+            sum: records(&snapshot.cp_sum),
+        },
+        link: link(config, snapshot),
+        target: config.target.as_ref().map(|target| TargetStatus {
+            listen: listen.unwrap_or(target.listen),
+            nqn: target.nqn.clone(),
+            controllers: snapshot.target[0],
+            connections: snapshot.target[1],
+            commands: snapshot.target[2],
+        }),
+        volumes: volumes(config, snapshot),
+        copied_bytes: copied(snapshot),
+        latency: latency(snapshot),
+        warnings: warnings(role, snapshot),
+    }
+}
+
+fn link(config: &Config, snapshot: &Snapshot) -> LinkStatus {
+    let port = &snapshot.port;
+    LinkStatus {
+        device: config.link.device.word().to_owned(),
+        local: config.link.local,
+        peer: config.link.peer,
+        up: snapshot.peer == PeerState::Connected,
+        datagram_bytes_max: snapshot.datagram_bytes_max,
+        rtt_ns: (snapshot.rtt.get() > 0).then_some(snapshot.rtt.get()),
+        tx_frames: port.tx_frames,
+        tx_bytes: ClassBytes { log: port.tx_bytes[0], cp: port.tx_bytes[1], control: port.tx_bytes[2] },
+        tx_repeated_frames: snapshot.tx_repeated,
+        rx_frames: port.rx_frames,
+        rx_bytes: port.rx_bytes,
+        rx_dropped: port.rx_dropped + snapshot.rx_refused,
+        rx_repeated_frames: snapshot.rx_repeated,
+    }
+}
+
+fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
+    let counted = config.volumes.iter().zip(&snapshot.volumes).enumerate();
+    counted
+        .map(|(place, (volume, counters))| VolumeStatus {
+            name: volume.name.clone(),
+            nsid: place as u32 + 1,
+            device: volume.device.clone(),
+            bytes: volume.size.or_else(|| file_bytes(&volume.device)).unwrap_or(0),
+            lba_bytes: volume.lba,
+            uuid: volume.uuid,
+            reads: counters.reads,
+            read_bytes: counters.read_bytes,
+            writes: counters.writes,
+            write_bytes: counters.write_bytes,
+        })
+        .collect()
+}
+
+/// Size of a volume whose configuration takes what the device has.
+fn file_bytes(path: &std::path::Path) -> Option<u64> {
+    use std::io::Seek as _;
+    std::fs::File::open(path).and_then(|mut file| file.seek(std::io::SeekFrom::End(0))).ok()
+}
+
+fn copied(snapshot: &Snapshot) -> Vec<CopiedBytes> {
+    let mut copied: Vec<CopiedBytes> = Snapshot::COPIED
+        .iter()
+        .zip(snapshot.copied)
+        .map(|(place, bytes)| CopiedBytes { place: (*place).to_owned(), bytes })
+        .collect();
+    copied.push(CopiedBytes { place: "log to frame".to_owned(), bytes: snapshot.port.tx_copied_bytes });
+    copied
+}
+
+fn latency(snapshot: &Snapshot) -> Vec<StageLatency> {
+    STAGES
+        .iter()
+        .map(|(stage, name)| {
+            let times = snapshot.times.get(*stage);
+            StageLatency {
+                stage: (*name).to_owned(),
+                count: times.len(),
+                p50_ns: times.value_at_quantile(0.5),
+                p99_ns: times.value_at_quantile(0.99),
+                p999_ns: times.value_at_quantile(0.999),
+                max_ns: times.max(),
+            }
+        })
+        .collect()
+}
+
+fn warnings(role: config::Role, snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let stopped = match role {
+        config::Role::Source => "no write is acknowledged any more; what was acknowledged is safe",
+        config::Role::Destination => "nothing more is taken from the source",
+    };
+    match snapshot.fault {
+        None => {}
+        Some(Fault::Log(code)) => {
+            warnings.push(format!("the log device failed ({}): {stopped}", std::io::Error::from_raw_os_error(code)));
+        }
+        Some(Fault::Volume(code)) => warnings.push(format!(
+            "a volume failed during a consistency point ({}): the log keeps what it covers; {stopped}",
+            std::io::Error::from_raw_os_error(code)
+        )),
+        Some(Fault::Peer) => warnings.push(format!("the source's log contradicts itself: {stopped}")),
+        Some(Fault::Chain) => {
+            warnings.push(format!("the two nodes' chain digests differ after a consistency point: {stopped}"));
+        }
+    }
+    if let PeerState::Refused(refusal) = snapshot.peer {
+        warnings.push(format!("the peer does not take this source: {refusal}"));
+    }
+    if snapshot.peer_failed {
+        warnings.push("the peer reports a failed device: see its status".to_owned());
+    }
+    warnings
+}
+
+fn records(sum: &CpCounters) -> CpRecords {
+    CpRecords {
+        references: sum.references,
+        referenced_blocks: sum.referenced_blocks,
+        opcodes: sum.opcodes,
+        blocks: sum.blocks,
+        refused: sum.refused,
+    }
+}
+
+/// The answer to `cp`.
+pub(crate) fn cp(done: &CpDone) -> CpReport {
+    CpReport {
+        cp: done.cp.get(),
+        taken: done.taken,
+        chain_digest: hex(&done.chain),
+        records: records(&done.counters),
+        link_bytes: done.link_bytes,
+        duration_ns: done.took.get(),
+    }
+}
+
+/// The answer to `histograms`.
+pub(crate) fn histograms(snapshot: &Snapshot) -> Histograms {
+    let stages = STAGES
+        .iter()
+        .map(|(stage, name)| {
+            let times = snapshot.times.get(*stage);
+            let buckets = times.iter_recorded().map(|step| (step.value_iterated_to(), step.count_since_last_iteration()));
+            StageHistogram { stage: (*name).to_owned(), count: times.len(), buckets: buckets.collect() }
+        })
+        .collect();
+    Histograms { stages }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes text");
+        text
+    })
+}
