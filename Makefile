@@ -1,0 +1,68 @@
+# Everything a newcomer needs, from a fresh Debian 12 with Rust (rustup.rs) and make:
+#   make demo    builds ibid and shows a pair of nodes at work on this machine
+#   make test    what CI runs
+# What is missing is installed with apt first (`make deps`); nothing else on the machine is touched.
+
+# libdpdk-dev brings DPDK's headers, libraries and drivers; clang and libclang are for the generated bindings;
+# iproute2 sets up the demo's network, e2fsprogs makes and checks its file system.
+PACKAGES = gcc libc6-dev libdpdk-dev pkg-config clang libclang-dev iproute2 e2fsprogs
+CARGO   ?= cargo
+BENCH_ARGS ?=
+DEMO_ARGS  ?=
+
+TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
+IBID       = $(TARGET_DIR)/release/ibid
+
+.PHONY: help deps rust build demo test bench clean
+.DEFAULT_GOAL = help
+
+help:
+	@echo 'make demo    build ibid, run two nodes on this machine, show what they do   (DEMO_ARGS=...)'
+	@echo 'make build   build target/release/ibid'
+	@echo 'make test    formatting, lints and every test'
+	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
+	@echo 'make deps    install the Debian packages that are missing'
+	@echo 'make clean   remove what was built'
+
+# Asks dpkg first, so that a machine that has everything needs neither root nor a network.
+deps: rust
+	@missing=; \
+	for package in $(PACKAGES); do \
+		case "$$(dpkg-query -W -f '$${Status}' $$package 2>/dev/null)" in \
+			'install ok installed') ;; \
+			*) missing="$$missing $$package" ;; \
+		esac; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "make deps: this is no Debian; install the equivalents of:$$missing" >&2; exit 1; \
+	elif [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif command -v sudo >/dev/null; then as_root=sudo; \
+	else \
+		echo "make deps: neither root nor sudo; ask an administrator to run" >&2; \
+		echo "    apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+	fi; \
+	echo "installing:$$missing"; \
+	$$as_root apt-get update && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing
+
+rust:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "make: cargo is missing; install Rust from https://rustup.rs and open a new shell" >&2; exit 1; }
+
+build: deps
+	$(CARGO) build --release --locked
+
+demo: build
+	$(IBID) demo $(DEMO_ARGS)
+
+test: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked -- --nocapture
+
+bench: build
+	$(CARGO) bench --workspace --bench '*' --locked -- $(BENCH_ARGS)
+
+clean:
+	$(CARGO) clean
