@@ -257,7 +257,8 @@ fn arguments(huge: bool, memory_mib: usize, cpus: &str) -> Vec<CString> {
         "--iova-mode=va".to_owned(),
     ];
     if huge {
-        arguments.push("--in-memory".to_owned());
+        // All of it at once, while the pages are known to be free: a pool that finds none later would end the start.
+        arguments.extend(["--in-memory".to_owned(), "-m".to_owned(), memory_mib.to_string()]);
     } else {
         // --in-memory is refused together with --no-huge; --no-shconf alone also keeps every file away.
         arguments.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);

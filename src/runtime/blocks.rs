@@ -26,7 +26,7 @@ pub(crate) struct BlockSender {
 
 impl BlockSender {
     pub(crate) fn new(segment_blocks: u32) -> Self {
-        let records_max = 8 * segment_blocks as usize + ibid_wire::disk::VOLUMES_MAX;
+        let records_max = ibid_engine::point::records_max(segment_blocks);
         Self {
             queued: vec![0; records_max.div_ceil(64)],
             wanted: VecDeque::with_capacity(WANTED_MAX),
@@ -55,15 +55,17 @@ impl BlockSender {
         }
     }
 
-    /// The destination refuses a record.
-    pub(crate) fn refused(&mut self, record: u32, list: &CpList) {
-        let Some(found) = list.get(record as usize) else { return };
+    /// The destination refuses a record; true where it had not been named before and its blocks will be sent.
+    pub(crate) fn refused(&mut self, record: u32, list: &CpList) -> bool {
+        let Some(found) = list.get(record as usize) else { return false };
         let (word, bit) = (record as usize / 64, 1u64 << (record % 64));
         let has_bytes = matches!(found.kind, RecordKind::Reference(_));
-        if has_bytes && self.queued[word] & bit == 0 && self.wanted.len() < WANTED_MAX {
+        let is_new = has_bytes && self.queued[word] & bit == 0 && self.wanted.len() < WANTED_MAX;
+        if is_new {
             self.queued[word] |= bit;
             self.wanted.push_back(record);
         }
+        is_new
     }
 
     /// Pieces that may have been sent in all.
@@ -177,10 +179,10 @@ mod tests {
     fn a_refused_record_is_sent_once_however_often_it_is_named_and_nothing_beyond_the_credit() {
         let refused = pieces(8, |sender, list| {
             sender.set_credit(100);
-            sender.refused(3, list);
-            sender.refused(3, list);
-            sender.refused(2, list);
-            sender.refused(99, list);
+            assert!(sender.refused(3, list));
+            assert!(!sender.refused(3, list));
+            assert!(!sender.refused(2, list));
+            assert!(!sender.refused(99, list));
         });
         assert_eq!(refused, [(3, 0, 8)]);
         let short = pieces(8, |sender, _| {

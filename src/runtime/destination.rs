@@ -20,7 +20,7 @@ use ibid_engine::link::Received;
 use ibid_engine::log::{LogGeometry, Mirror, Placed, PlaceRefused};
 use ibid_engine::point::{Apply, CpList, ListReceiver, ListState, Prove};
 use ibid_units::{Epoch, Lsn, Nanos, PacketNumber, SECTOR_BYTES, Span};
-use ibid_wire::disk::{Batch, Superblock};
+use ibid_wire::disk::{Batch, ENTRY_BYTES, Superblock};
 use ibid_wire::peer::{
     CpOpen, Frame, FrameKind, Hello, HelloAnswer, HelloRefusal, REFUSED_MAX, RecordKind, Report, Section, SectionKind,
 };
@@ -31,6 +31,11 @@ const RECEIVE_FRAMES: usize = 128;
 const REPORT_EVERY_FRAMES: u32 = 16;
 /// The longest a frame waits for its report when nothing new became durable.
 const REPORT_AFTER: Nanos = Nanos::from_millis(1);
+/// Disk operations of one batch, at most: a header, a descriptor and a run per entry.
+const BATCH_OPS_MAX: usize = 2 + 4096 / ENTRY_BYTES;
+/// Disk operations of a CP (besides its blocks), of the superblock and of the log's flush.
+const OTHER_OPS_MAX: usize = 64;
+const _: () = assert!(4 * JOBS_MAX > BATCH_OPS_MAX + OTHER_OPS_MAX);
 /// The source is away after this long without a frame.
 const AWAY_AFTER: Nanos = Nanos::from_millis(2000);
 
@@ -97,8 +102,8 @@ impl<P: Port, D: Disk> Destination<P, D> {
     pub fn new(node: NodeConfig, layout: Layout, arena: Arc<Arena>, superblock: Superblock, (port, disk): (P, D)) -> Self {
         let geometry = layout.log;
         let frame = FrameBuffer::new(port.datagram_bytes_max());
-        // A job writes a header, a descriptor and at most a run per entry; a CP and the superblock have their own bounds.
-        let disk_ops_max = 32 * JOBS_MAX + layout.staging.blocks as usize + 64;
+        // Batches are begun only while there is room for what others may need: see `take_batches`.
+        let disk_ops_max = 4 * JOBS_MAX + layout.staging.blocks as usize;
         let core = Core {
             memory: ArenaMemory(arena.clone()),
             arena,
@@ -272,10 +277,20 @@ impl<D: Disk> Core<D> {
     /// Takes the source that was judged, once its epoch is durable here.
     fn take_source(&mut self) {
         let Some((source, answer)) = self.answering else { return };
-        if !self.superblock.is_idle() || self.fault.is_some() {
+        if self.fault.is_some() {
+            // Nothing becomes durable here any more; the next hello is told so.
+            self.answering = None;
+            return;
+        }
+        if !self.superblock.is_idle() {
             return;
         }
         let same = self.source.is_some_and(|old| old.instance == source.instance);
+        if !same && answer.cp != self.superblock.durable.cp {
+            // A CP of the source before became durable since the new one was judged: its next hello is judged afresh.
+            self.answering = None;
+            return;
+        }
         // A new source's log begins after the last CP; what another one had sent is not its. It is dropped only when
         // nothing of it is on its way to the disk any more.
         if !same && (!self.persist.is_idle() || self.apply.is_busy()) {
@@ -471,7 +486,8 @@ impl<D: Disk> Core<D> {
     /// Persists batches that have become whole.
     fn take_batches(&mut self, now: Nanos) -> bool {
         let mut any = false;
-        while self.persist.has_room() && self.fault.is_none() {
+        let disk_ops = BATCH_OPS_MAX + OTHER_OPS_MAX + self.staging.blocks as usize;
+        while self.persist.has_room() && self.disks.room() > disk_ops && self.fault.is_none() {
             match self.mirror.next_ready(&self.memory) {
                 Ok(Some(batch)) => {
                     any = true;

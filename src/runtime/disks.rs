@@ -84,6 +84,11 @@ impl<D: Disk> Disks<D> {
         self.disk.poll(&mut |token, result| sink(Work::of_token(token), result))
     }
 
+    /// Operations that may still wait for the device.
+    pub(crate) fn room(&self) -> usize {
+        self.waiting_max - self.waiting.len()
+    }
+
     /// Nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.disk.in_flight() == 0

@@ -12,7 +12,7 @@ pub struct LayoutConfig {
     pub segment_blocks: u32,
     /// Blocks for reads from volumes (source) …
     pub read_blocks: u32,
-    /// … and for block payload on its way to a volume (destination).
+    /// … and beside the log: for late data of clients (source), for block payload on its way to a volume (destination).
     pub staging_blocks: u32,
 }
 
@@ -23,7 +23,7 @@ pub struct Layout {
     pub log: LogGeometry,
     /// Memory for reads.
     pub reads: Span64,
-    /// Memory for blocks on their way to a volume.
+    /// Memory beside the log: late data at a source, blocks on their way to a volume at a destination.
     pub staging: Span64,
     /// One MiB that is never written.
     pub zeroes: Span,

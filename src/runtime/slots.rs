@@ -28,6 +28,10 @@ impl<T: Clone> Slots<T> {
     pub(crate) fn get_mut(&mut self, place: u32) -> &mut T {
         &mut self.items[place as usize]
     }
+    /// Number of places, used or not.
+    pub(crate) fn count(&self) -> usize {
+        self.items.len()
+    }
     /// Places in use.
     pub(crate) fn used(&self) -> usize {
         self.items.len() - self.free.len()

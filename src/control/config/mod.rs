@@ -179,7 +179,7 @@ pub struct Volume {
 /// Room for superblocks in front of the log's segments; where docs/format.md has the first segment begin.
 pub const LOG_HEAD_BYTES: u64 = 1 << 20;
 /// Most volumes a node has.
-pub const VOLUMES_MAX: usize = 64;
+pub const VOLUMES_MAX: usize = 48;
 /// Most hosts that can be named.
 pub const HOSTS_MAX: usize = 64;
 /// Largest file that is taken for a configuration.

@@ -32,7 +32,7 @@ pub use config::{Limits, NamespaceConfig, TargetConfig};
 pub use stage::{Piece, PieceList, SEND_PIECES_MAX};
 
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
-use connection::{Connection, Phase, State};
+use connection::{Connection, Phase, State, To};
 use controller::Controller;
 use ibid_units::{Nanos, Sector, Sectors, Span, VolumeId};
 use ibid_wire::nvme_tcp::{IDENTIFY_BYTES, Status};
@@ -317,6 +317,43 @@ impl Frontend {
             self.enqueue(c, slot);
         }
         self.set_data_deadline(c, false);
+    }
+
+    /// Gives a write whose data is still coming other pages, into which the shard has copied what is here already.
+    ///
+    /// # Panics
+    /// If the span's length is not the write's.
+    pub fn move_write(&mut self, cmd: CommandId, span: Span) {
+        let Some((c, slot)) = self.find(cmd) else {
+            return;
+        };
+        let connection = &mut self.connections[c];
+        let entry = &mut connection.slots[usize::from(slot)];
+        match &mut entry.phase {
+            Phase::AwaitsR2t { span: old } => {
+                assert!(old.len == span.len, "a write moves to pages of its length");
+                *old = span;
+            }
+            Phase::Filling => {
+                let mut start = None;
+                if let Some(transfer) = &mut entry.r2t {
+                    assert!(
+                        transfer.span.len == span.len,
+                        "a write moves to pages of its length"
+                    );
+                    start = Some(transfer.span.at);
+                    transfer.span = span;
+                }
+                if let Some(body) = &mut connection.body
+                    && body.slot == slot
+                    && let To::Arena { whole } = &mut body.to
+                {
+                    // Data in the capsule is the write's whole data.
+                    whole.at = span.at + start.map_or(0, |start| whole.at - start);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Answers a read with the pieces that make up its data, in order. Late answers are released at once.

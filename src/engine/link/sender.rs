@@ -66,6 +66,9 @@ pub struct Item {
     pub place: LogBlock,
 }
 
+/// Items that may wait to be sent again: all that can be in flight, and those of one packet that was being put together.
+const AGAIN_MAX: usize = (PACKETS_MAX + 1) * ITEMS_MAX;
+
 const NO_ITEM: Item = Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
 
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +136,7 @@ impl Sender {
             next: 0,
             oldest: 0,
             largest_acked: None,
-            again: VecDeque::with_capacity(PACKETS_MAX * ITEMS_MAX),
+            again: VecDeque::with_capacity(AGAIN_MAX),
             bytes_in_flight: 0,
             window: WINDOW_INITIAL,
             threshold: u64::MAX,
@@ -165,7 +168,12 @@ impl Sender {
 
     /// True where another frame may be sent now (LNK-2).
     pub fn may_send(&self) -> bool {
-        self.bytes_in_flight < self.window && self.next - self.oldest < PACKETS_MAX as u64
+        self.bytes_in_flight < self.window && self.has_room()
+    }
+
+    /// True where a packet more can be remembered: asked before what goes out whatever the window says.
+    pub fn has_room(&self) -> bool {
+        self.next - self.oldest < PACKETS_MAX as u64
     }
 
     /// The next item that was lost, to be sent before anything new.
@@ -175,7 +183,7 @@ impl Sender {
 
     /// Puts an item back that did not fit the frame after all.
     pub fn push_again(&mut self, item: Item) {
-        assert!(self.again.len() < PACKETS_MAX * ITEMS_MAX, "LNK-1: an item is queued once");
+        assert!(self.again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
         self.again.push_front(item);
     }
 
@@ -307,7 +315,7 @@ impl Sender {
         self.counters.lost += 1;
         for item in &items[..count] {
             if item.kind != ItemKind::Ping {
-                assert!(self.again.len() < PACKETS_MAX * ITEMS_MAX, "LNK-1: an item is queued once");
+                assert!(self.again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
                 self.again.push_back(*item);
             }
         }

@@ -39,6 +39,16 @@ const NONE: u32 = u32::MAX;
 const PAGE_ZEROES: u32 = u32::MAX;
 const PAGE_DEALLOCATED: u32 = u32::MAX - 1;
 
+/// Block versions that the index of a segment has room for: two per block, for writes within blocks take a page each; and
+/// never fewer than the largest opcode touches (8 MiB that begin within a block), whatever the segment's size.
+pub const fn nodes_max(segment_blocks: u32) -> usize {
+    let nodes = 2 * segment_blocks as usize;
+    if nodes < 2 * OPCODE_BLOCKS_MAX { 2 * OPCODE_BLOCKS_MAX } else { nodes }
+}
+
+/// Blocks that the largest Write Zeroes or deallocation touches.
+const OPCODE_BLOCKS_MAX: usize = (8 << 20) / 4096 + 1;
+
 /// A block's key: sorts by volume, then by place.
 pub(crate) const fn key(volume: VolumeId, block: u64) -> u64 {
     (volume.get() as u64) << 48 | block

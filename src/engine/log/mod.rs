@@ -7,7 +7,7 @@ mod pages;
 mod source;
 
 pub use geometry::LogGeometry;
-pub use index::{BlockSource, Index};
+pub use index::{BlockSource, Index, nodes_max};
 pub(crate) use index::unkey;
 pub use mirror::{Mirror, MirrorFault, PlaceRefused, Placed};
 pub use pages::{PagePart, PageTable};

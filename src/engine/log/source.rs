@@ -6,7 +6,7 @@
 //! LOG-4  an entry is in the index, and so readable, only once it is committed.
 //! LOG-5  a block that holds a batch is written once per lap.
 
-use super::{BlockSource, Index, LogGeometry, PagePart, PageTable};
+use super::{BlockSource, Index, LogGeometry, PagePart, PageTable, nodes_max};
 use crate::memory::Memory;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -179,7 +179,7 @@ impl SourceLog {
                 previous: 0,
                 last_lsn: Lsn::new(0),
                 pins: 0,
-                index: Index::new(2 * geometry.segment_blocks as usize),
+                index: Index::new(nodes_max(geometry.segment_blocks)),
             })
             .collect();
         let mut log = Self {
@@ -286,7 +286,7 @@ impl SourceLog {
 
     fn fits_an_empty_segment(&self, nodes: u32, pages: u32) -> bool {
         let blocks = self.config.geometry.segment_blocks;
-        pages + 2 <= blocks && nodes <= 2 * blocks
+        pages + 2 <= blocks && nodes as usize <= nodes_max(blocks)
     }
 
     /// Seals the open segment if anything was reserved in it; writes go to the next one from now on.
@@ -629,6 +629,15 @@ impl SourceLog {
     /// True where no segment takes reservations.
     pub fn is_full(&self) -> bool {
         self.open.is_none()
+    }
+    /// The slot that would be opened next if nothing pinned it: what it holds is drained, and only reads and late data keep it.
+    pub fn held_slot(&self) -> Option<usize> {
+        if self.open.is_some() || self.next_segment > self.segment_limit {
+            return None;
+        }
+        let at = self.config.geometry.slot(self.next_segment);
+        let slot = &self.slots[at];
+        (slot.state == SlotState::Free && slot.pins > 0).then_some(at)
     }
     /// Writes between reservation and commit.
     pub fn reserved(&self) -> usize {

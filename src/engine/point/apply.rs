@@ -128,7 +128,7 @@ pub struct Apply {
 impl Apply {
     /// For segments of this size, over volumes of these capacities.
     pub fn new(segment_blocks: u32, volume_sectors: Vec<u64>) -> Self {
-        let records_max = 8 * segment_blocks as usize + VOLUMES_MAX;
+        let records_max = super::records_max(segment_blocks);
         // A page is referred to by at most four runs of its sectors.
         let pages_max = 8 * segment_blocks as usize;
         Self {
@@ -209,6 +209,8 @@ impl Apply {
     /// Forgets a CP that will not be finished here (the session ended). Operations under way are still counted down.
     pub fn stop(&mut self) {
         self.phase = Phase::Idle;
+        // Another source may announce a CP of the same number: it is not this one.
+        self.cp = CpId::new(0);
     }
 
     /// True while operations of this CP are under way.

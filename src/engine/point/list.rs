@@ -2,7 +2,7 @@
 //! Works in slices of bounded length, so that writes go on between them. All memory is taken at start.
 //! CP-1  the list names every dirty sector of the segment exactly once, in rising order, with its newest version.
 
-use crate::log::{BlockSource, Index, PageTable};
+use crate::log::{BlockSource, Index, PageTable, nodes_max};
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
@@ -25,8 +25,7 @@ pub struct CpList {
 impl CpList {
     /// An empty list with room for what one segment of `blocks` blocks can need.
     pub fn new(segment_blocks: u32) -> Self {
-        // At most 2 nodes per block in the index, four runs of sectors in each, and a volume record before each volume.
-        let records_max = 8 * segment_blocks as usize + ibid_wire::disk::VOLUMES_MAX;
+        let records_max = records_max(segment_blocks);
         Self { records: Vec::with_capacity(records_max), records_max }
     }
     /// Takes all records away.
@@ -70,6 +69,11 @@ impl CpList {
     }
 }
 
+/// Records that the list of one segment can need: four runs of sectors in each version of a block, and a record before each volume.
+pub const fn records_max(segment_blocks: u32) -> usize {
+    4 * nodes_max(segment_blocks) + ibid_wire::disk::VOLUMES_MAX
+}
+
 /// Makes the list of one segment after another.
 #[derive(Debug)]
 pub struct Lister {
@@ -102,7 +106,7 @@ impl core::fmt::Debug for Run {
 impl Lister {
     /// A lister for segments of this many blocks.
     pub fn new(segment_blocks: u32) -> Self {
-        let nodes = 2 * segment_blocks as usize;
+        let nodes = nodes_max(segment_blocks);
         Self {
             order: Vec::with_capacity(nodes),
             collected: 0,

@@ -6,5 +6,5 @@ mod list;
 mod receive;
 
 pub use apply::{Apply, ApplyOp, Prove, Want};
-pub use list::{CpList, Lister};
+pub use list::{CpList, Lister, records_max};
 pub use receive::{ListReceiver, ListState};

@@ -32,7 +32,7 @@ pub struct ListReceiver {
 impl ListReceiver {
     /// For lists of segments of this size.
     pub fn new(segment_blocks: u32) -> Self {
-        let records_max = 8 * segment_blocks as usize + ibid_wire::disk::VOLUMES_MAX;
+        let records_max = super::records_max(segment_blocks);
         Self { open: None, state: ListState::Idle, have: vec![0; records_max.div_ceil(64)], missing: 0 }
     }
 

@@ -4,6 +4,8 @@
 mod clients;
 mod peer;
 mod point;
+mod reads;
+mod writes;
 
 use crate::blocks::BlockSender;
 use crate::disks::{Disks, Work};
@@ -16,21 +18,23 @@ use crate::shard::{Command, CommandKind, CpDone, NodeConfig, Reply, Shard, Stop}
 use crate::slots::Slots;
 use crate::snapshot::{CpCounters, Fault, Snapshot, Stage, StageTimes, VolumeCounters};
 use crate::superblock::SuperblockWriter;
-use clients::{CommandTable, Conn, ReadSlot, Scatter, WriteSlot};
+use clients::{CommandTable, Conn};
 use crossbeam::channel::Sender;
-use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, Streams};
+use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, StreamId, Streams};
 use ibid_engine::frontend::{Frontend, TargetConfig};
 use ibid_engine::link::{Item, Sender as LinkSender};
 use ibid_engine::log::{LogGeometry, SourceLog, SourceLogConfig};
 use ibid_engine::point::{Apply, CpList, Lister};
 use ibid_engine::volume::ReadGate;
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
-use ibid_wire::disk::Superblock;
+use ibid_wire::disk::{ENTRY_PAGES_MAX, Superblock};
 use ibid_wire::peer::{ChainDigest, CpOpen};
 use peer::Peer;
 use point::CpPhase;
+use reads::{ReadSlot, Scatter};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use writes::WriteSlot;
 
 /// What a source is made with, besides what both roles have in common.
 #[derive(Clone, Debug)]
@@ -53,6 +57,8 @@ const LATE_AFTER: Nanos = Nanos::from_millis(20);
 const RECEIVE_FRAMES: usize = 64;
 /// Zeroes and deallocations that may wait for a full log, besides one command of every queue place.
 const WAITING_EXTRA: usize = 4096;
+/// Streams that one poll of the driver may open, each of which may be refused.
+const REFUSED_STREAMS: usize = 256;
 /// Commands for CPs that may wait.
 const WAITERS_MAX: usize = 16;
 
@@ -74,10 +80,14 @@ struct Core<D> {
     superblock: SuperblockWriter,
     epoch: Epoch,
     fault: Option<Fault>,
+    /// The time of the last turn.
+    now: Nanos,
 
     // Clients.
     frontend: Frontend,
     conns: Vec<Conn>,
+    /// Streams that opened in this poll and can't be taken.
+    refused_streams: Vec<StreamId>,
     queue_depth: usize,
     command_table: Vec<CommandTable>,
     writes: Slots<WriteSlot>,
@@ -85,7 +95,14 @@ struct Core<D> {
     waiting_writes: VecDeque<u32>,
     waiting_reads: VecDeque<u32>,
     late: VecDeque<u32>,
+    /// Since when the log has been waiting for a slot that only late data and reads keep.
+    held_since: Nanos,
     read_pool: RunPool,
+    /// Memory that late data is set aside in, and pages of large writes that may still come to need it.
+    aside_pool: RunPool,
+    large_pages: u32,
+    waiting_large: VecDeque<u32>,
+    in_capsule_bytes: u64,
     scatters: Slots<Scatter>,
     commands: u32,
 
@@ -158,6 +175,15 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
         let node = config.node;
         let limits = config.target.limits;
         let geometry = layout.log;
+        assert!(limits.transfer_bytes_max <= 1 << 20, "a write is at most one MiB: an entry's pages fit one batch");
+        assert!(
+            layout.reads.blocks >= 2 * u32::from(ENTRY_PAGES_MAX),
+            "the longest read has memory for the log's bytes and the volume's"
+        );
+        assert!(
+            layout.staging.blocks >= 2 * u32::from(ENTRY_PAGES_MAX),
+            "the largest write has memory to be set aside in"
+        );
         let commands_max = usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
         let frame = FrameBuffer::new(port.datagram_bytes_max());
         let epoch = superblock.epoch.next();
@@ -174,7 +200,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             late_after: LATE_AFTER,
         });
         // Every write job: a header, a descriptor and at most one run per entry; every read: one operation per block.
-        let disk_ops_max = 2 * JOBS_MAX + writes_max + commands_max * clients::READ_OPS_MAX + 64;
+        let disk_ops_max = 2 * JOBS_MAX + writes_max + commands_max * reads::READ_OPS_MAX + 64;
         let core = Core {
             memory: ArenaMemory(arena.clone()),
             arena,
@@ -184,8 +210,10 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             superblock: SuperblockWriter::new(superblock, layout.superblock),
             epoch,
             fault: None,
+            now: Nanos::ZERO,
             frontend: Frontend::new(config.target),
             conns: vec![Conn::default(); usize::from(limits.connections_max)],
+            refused_streams: Vec::with_capacity(REFUSED_STREAMS),
             queue_depth: usize::from(limits.queue_depth_max),
             command_table: vec![CommandTable::default(); commands_max],
             writes: Slots::new(writes_max, WriteSlot::EMPTY),
@@ -193,8 +221,13 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             waiting_writes: VecDeque::with_capacity(writes_max),
             waiting_reads: VecDeque::with_capacity(commands_max),
             late: VecDeque::with_capacity(writes_max),
+            held_since: Nanos::ZERO,
             read_pool: RunPool::new(layout.reads),
-            scatters: Slots::new(clients::SCATTERS_MAX, Scatter::EMPTY),
+            aside_pool: RunPool::new(layout.staging),
+            large_pages: 0,
+            waiting_large: VecDeque::with_capacity(writes_max),
+            in_capsule_bytes: u64::from(limits.in_capsule_bytes),
+            scatters: Slots::new(reads::SCATTERS_MAX, Scatter::EMPTY),
             commands: 0,
             log,
             persist: Persist::new(geometry, node.to_disk),
@@ -245,23 +278,22 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
     fn poll(&mut self, now: Nanos, wait: Nanos) -> bool {
         let Self { streams, core, .. } = self;
         let mut any = false;
-        let mut opened = None;
+        let mut refused = std::mem::take(&mut core.refused_streams);
         streams.poll(wait, &mut |event| {
             any = true;
-            if let Some(refused) = core.stream_event(now, event) {
-                // At most one per poll is closed at once; the others are refused by the next ones.
-                opened = Some(refused);
-            }
+            refused.extend(core.stream_event(now, event));
         });
-        if let Some(stream) = opened {
+        for stream in refused.drain(..) {
             streams.close(stream);
         }
+        core.refused_streams = refused;
         any
     }
 }
 
 impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
     fn turn(&mut self, now: Nanos) -> bool {
+        self.core.now = now;
         let mut busy = self.poll(now, Nanos::ZERO);
         let Self { port, streams, core } = self;
         core.begin(now);
@@ -270,7 +302,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         busy |= core.poll_disks(now);
         core.frontend.tick(now);
         core.drain_events(now);
-        core.retry_waiting(now);
+        busy |= core.retry_waiting(now);
         core.log.expire_late(now);
         busy |= core.close_batches(now);
         busy |= core.point_turn(now);
@@ -311,8 +343,8 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
     }
 
     fn wait(&mut self, span: Nanos) {
-        // The time is the turn's that follows; an event noted now is handled there.
-        self.poll(Nanos::ZERO, span);
+        // An event noted now is handled in the turn that follows. The last turn's time will do for deadlines that begin here.
+        self.poll(self.core.now, span);
     }
 }
 
@@ -438,8 +470,14 @@ impl<D: Disk> Core<D> {
             self.say_goodbye(now, port);
             self.close_all(now, streams);
             self.stopped = Some(Stop::Unclean);
-        } else if self.frontend_is_quiet() {
-            self.log.seal(now);
+        } else {
+            if now.since(since).get() >= self.stop_wait.get() / 2 {
+                // Whoever still owes data for a write is not waited for: it was not acknowledged.
+                self.close_all(now, streams);
+            }
+            if self.frontend_is_quiet() {
+                self.log.seal(now);
+            }
         }
     }
 

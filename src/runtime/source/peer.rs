@@ -137,6 +137,11 @@ impl<D: Disk> Core<D> {
         }
         self.peer.heard = now;
         self.peer.ever = true;
+        if answer.refusal.is_none() && answer.durable > self.log.batched() {
+            // It claims what was never sent: not a peer to be believed (LOG-1).
+            self.peer.false_claims += 1;
+            return false;
+        }
         if let Some(refusal) = answer.refusal {
             self.peer.stand = Stand::Refused(refusal);
             self.peer.hello_at = now.after(REFUSED_EVERY);
@@ -178,8 +183,7 @@ impl<D: Disk> Core<D> {
                 self.blocks.want_all();
             }
             for record in report.refused() {
-                self.blocks.refused(*record, &self.list);
-                self.cp_sum.refused = self.cp_sum.refused.max(self.blocks.blocks());
+                self.cp_sum.refused += u64::from(self.blocks.refused(*record, &self.list));
             }
         }
     }
@@ -244,7 +248,6 @@ impl<D: Disk> Core<D> {
             return false;
         }
         self.peer.hello_at = now.after(HELLO_EVERY);
-        self.peer.stand = Stand::Seeking;
         let durable = self.superblock.durable;
         let mut volumes = [VolumeIdentity::default(); VOLUMES_MAX];
         volumes.copy_from_slice(&durable.volumes);
@@ -280,7 +283,7 @@ impl<D: Disk> Core<D> {
 
     /// Tells the peer that nothing will follow.
     pub(super) fn say_goodbye<P: Port>(&mut self, now: Nanos, port: &mut P) {
-        if self.peer.is_connected() {
+        if self.peer.is_connected() && self.link.has_room() {
             let goodbye = Item { kind: ItemKind::Goodbye, segment: CpId::new(0), place: LogBlock::new(0) };
             self.send_bare(now, port, SectionKind::Goodbye, goodbye);
         }
@@ -288,11 +291,11 @@ impl<D: Disk> Core<D> {
 
     /// Composes and sends one frame; false when there is nothing to send or no room to send it.
     fn send_frame<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
-        if self.peer.ping {
+        if self.peer.ping && self.link.has_room() {
             let ping = Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
-            self.peer.ping = false;
-            // A probe goes out whatever the window says (RFC 9002 §7.5).
-            return self.send_bare(now, port, SectionKind::Ping, ping);
+            // A probe goes out whatever the window says (RFC 9002 §7.5); where the device is busy, it is due again next turn.
+            self.peer.ping = !self.send_bare(now, port, SectionKind::Ping, ping);
+            return !self.peer.ping;
         }
         if !self.link.may_send() {
             return false;
@@ -539,7 +542,8 @@ impl<D: Disk> Core<D> {
         let session = self.session();
         let (head, spans) = self.frame.seal(FrameKind::Sourced, session, number);
         if port.send(class, head, spans).is_err() {
-            for item in items.iter().rev() {
+            // Probe and goodbye are made anew by whoever wants them: queued, each turn of a device that stays busy would add one.
+            for item in items.iter().rev().filter(|item| !matches!(item.kind, ItemKind::Ping | ItemKind::Goodbye)) {
                 self.link.push_again(*item);
             }
             return false;

@@ -9,8 +9,8 @@ use ibid_units::{CpId, Epoch, Lsn};
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// Where the two copies lie on the log device: far enough apart for one bad neighbourhood not to hold both.
 pub const SUPERBLOCK_AT: [u64; 2] = [0, 64 * 1024];
-/// Volumes a node can have: what one superblock has room to identify.
-pub const VOLUMES_MAX: usize = 64;
+/// Volumes a node can have: what a hello identifies in one frame of a 1500-byte network.
+pub const VOLUMES_MAX: usize = 48;
 
 mod field {
     pub(super) const MAGIC: usize = 0;

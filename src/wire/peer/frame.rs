@@ -52,7 +52,8 @@ pub struct FrameHeader {
     pub session: u64,
     /// The source's epoch.
     pub epoch: Epoch,
-    /// Counts up from 0 within a session and direction, never used twice.
+    /// Counts up from 0 within a session, for sourced frames and for reports each on its own, never used twice by them. Hellos have a
+    /// count of their own, hello answers have 0.
     pub number: PacketNumber,
 }
 

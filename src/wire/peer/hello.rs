@@ -10,6 +10,9 @@ const ANSWER_BYTES: usize = 80;
 /// Bytes of the largest hello.
 pub const HELLO_BYTES_MAX: usize = FIXED_BYTES + VOLUMES_MAX * 24;
 
+// A hello is one frame, also on a 1500-byte network: IP and UDP headers, frame header, one section line.
+const _: () = assert!(HELLO_BYTES_MAX + 28 + super::HEADER_BYTES + super::SECTION_BYTES <= 1500);
+
 /// The source opens a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {

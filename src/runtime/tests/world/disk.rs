@@ -23,7 +23,11 @@ pub struct DiskFaults {
 }
 
 impl DiskFaults {
-    pub const FAST: DiskFaults = DiskFaults { delay: (5_000, 30_000), busy: 0, depth: 64 };
+    pub const FAST: DiskFaults = DiskFaults {
+        delay: (5_000, 30_000),
+        busy: 0,
+        depth: 64,
+    };
 }
 
 struct Cached {
@@ -66,7 +70,11 @@ pub struct Files {
 impl Files {
     /// Files with these contents, all durable.
     pub fn new(random: Random, faults: DiskFaults, contents: Vec<Vec<u8>>) -> Rc<RefCell<Files>> {
-        let file = |bytes: Vec<u8>| File { durable: bytes.clone(), live: bytes, cache: Vec::new() };
+        let file = |bytes: Vec<u8>| File {
+            durable: bytes.clone(),
+            live: bytes,
+            cache: Vec::new(),
+        };
         Rc::new(RefCell::new(Files {
             random,
             now: Nanos::ZERO,
@@ -95,7 +103,8 @@ impl Files {
             for write in &file.cache {
                 for at in (0..write.bytes.len()).step_by(SECTOR) {
                     if random.chance(500) {
-                        bytes[write.at + at..][..SECTOR].copy_from_slice(&write.bytes[at..at + SECTOR]);
+                        bytes[write.at + at..][..SECTOR]
+                            .copy_from_slice(&write.bytes[at..at + SECTOR]);
                     }
                 }
             }
@@ -128,7 +137,13 @@ impl Files {
             DiskOp::Flush { .. } => {}
         }
         let done_at = self.now.get() + self.random.between(self.faults.delay);
-        self.flying.push(Flying { token, op, done_at, covers: self.written, bytes });
+        self.flying.push(Flying {
+            token,
+            op,
+            done_at,
+            covers: self.written,
+            bytes,
+        });
         Ok(())
     }
 
@@ -141,7 +156,11 @@ impl Files {
         let number = self.written;
         let file = self.file(file);
         file.live[at as usize..][..bytes.len()].copy_from_slice(&bytes);
-        file.cache.push(Cached { number, at: at as usize, bytes });
+        file.cache.push(Cached {
+            number,
+            at: at as usize,
+            bytes,
+        });
     }
 
     fn complete(&mut self, arena: &Arena) -> Option<(u64, Result<(), DiskError>)> {
@@ -149,7 +168,13 @@ impl Files {
         let at = (0..self.flying.len())
             .filter(|at| self.flying[*at].done_at <= now)
             .min_by_key(|at| self.flying[*at].done_at)?;
-        let Flying { token, op, covers, bytes, .. } = self.flying.swap_remove(at);
+        let Flying {
+            token,
+            op,
+            covers,
+            bytes,
+            ..
+        } = self.flying.swap_remove(at);
         if let Some(code) = self.fail.as_mut().and_then(|fail| fail(&op)) {
             return Some((token, Err(DiskError(code))));
         }
@@ -167,7 +192,10 @@ impl Files {
             }
             DiskOp::Write { file, at, span } => {
                 let now = arena.bytes(span).to_vec();
-                assert!(bytes.is_empty() || bytes == now, "ARENA-1: bytes changed while they were written");
+                assert!(
+                    bytes.is_empty() || bytes == now,
+                    "ARENA-1: bytes changed while they were written"
+                );
                 self.write(file, at, now);
             }
             DiskOp::Zero { file, at, len } | DiskOp::Deallocate { file, at, len } => {
@@ -189,7 +217,10 @@ impl Files {
 }
 
 fn check(at: u64, len: u64) {
-    assert!(len > 0 && at.is_multiple_of(512) && len.is_multiple_of(512), "{len} bytes at {at} are not whole blocks");
+    assert!(
+        len > 0 && at.is_multiple_of(512) && len.is_multiple_of(512),
+        "{len} bytes at {at} are not whole blocks"
+    );
 }
 
 /// The driver a node holds.
@@ -204,7 +235,9 @@ impl Disk for MemDisk {
     }
     fn poll(&mut self, sink: &mut dyn FnMut(u64, Result<(), DiskError>)) -> usize {
         let mut count = 0;
-        while let Some((token, result)) = guard::world(|| self.files.borrow_mut().complete(&self.arena)) {
+        while let Some((token, result)) =
+            guard::world(|| self.files.borrow_mut().complete(&self.arena))
+        {
             sink(token, result);
             count += 1;
         }

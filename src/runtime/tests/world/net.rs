@@ -28,8 +28,15 @@ pub struct NetFaults {
 }
 
 impl NetFaults {
-    pub const NONE: NetFaults =
-        NetFaults { loss: 0, double: 0, reorder: 0, corrupt: 0, busy: 0, late_read: 0, delay: (2_000, 10_000) };
+    pub const NONE: NetFaults = NetFaults {
+        loss: 0,
+        double: 0,
+        reorder: 0,
+        corrupt: 0,
+        busy: 0,
+        late_read: 0,
+        delay: (2_000, 10_000),
+    };
 }
 
 #[derive(Clone)]
@@ -87,14 +94,22 @@ impl Net {
 
     /// When the next frame arrives anywhere.
     pub fn next_arrival(&self) -> Option<u64> {
-        self.arriving.iter().filter_map(|side| side.keys().next().map(|key| key.0)).min()
+        self.arriving
+            .iter()
+            .filter_map(|side| side.keys().next().map(|key| key.0))
+            .min()
     }
 
     fn send(&mut self, side: usize, class: Class, sent: Sent) -> Result<(), PortBusy> {
         if self.random.chance(self.faults.busy) {
             return Err(PortBusy);
         }
-        let bytes = sent.head.len() + sent.spans.iter().map(|span| span.len as usize).sum::<usize>();
+        let bytes = sent.head.len()
+            + sent
+                .spans
+                .iter()
+                .map(|span| span.len as usize)
+                .sum::<usize>();
         let counters = &mut self.counters[side];
         counters.tx_frames += 1;
         counters.tx_bytes[class as usize] += (bytes + OVERHEAD) as u64;
@@ -108,7 +123,12 @@ impl Net {
                 sent.flip = Some(self.random.next());
             }
             if !self.random.chance(self.faults.late_read) {
-                sent = Sent { head: sent.bytes(), spans: Vec::new(), flip: None, arena: sent.arena };
+                sent = Sent {
+                    head: sent.bytes(),
+                    spans: Vec::new(),
+                    flip: None,
+                    arena: sent.arena,
+                };
             }
             let mut at = self.now.get() + self.random.between(self.faults.delay);
             if self.random.chance(self.faults.reorder) {
@@ -155,16 +175,26 @@ impl Port for MemPort {
     }
     fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
         let bytes = head.len() + spans.iter().map(|span| span.len as usize).sum::<usize>();
-        assert!(bytes <= self.datagram_bytes_max(), "a datagram of {bytes} bytes does not fit");
+        assert!(
+            bytes <= self.datagram_bytes_max(),
+            "a datagram of {bytes} bytes does not fit"
+        );
         guard::world(|| {
-            let sent = Sent { head: head.to_vec(), spans: spans.to_vec(), arena: self.arena.clone(), flip: None };
+            let sent = Sent {
+                head: head.to_vec(),
+                spans: spans.to_vec(),
+                arena: self.arena.clone(),
+                flip: None,
+            };
             self.net.borrow_mut().send(self.side, class, sent)
         })
     }
     fn flush(&mut self) {}
     fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
         for count in 0..frames_max {
-            let Some(bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else { return count };
+            let Some(bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else {
+                return count;
+            };
             sink(&bytes);
         }
         frames_max

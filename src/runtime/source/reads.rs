@@ -1,0 +1,412 @@
+//! Clients' reads: bytes go out from where they lie, in log or volume; what is in too many pieces is gathered.
+//! SRC-2  a read's fragments are decided at one instant; log pages it names are pinned until its bytes have left.
+
+use super::Core;
+use super::clients::NONE;
+use crate::disks::{Work, volume_file};
+use crate::snapshot::{COPIED_GATHER, Stage};
+use ibid_driver::{Disk, DiskOp};
+use ibid_engine::frontend::{CommandId, READ_PIECES_MAX, ReadPiece};
+use ibid_engine::volume::{Fragment, plan_read};
+use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_wire::nvme_tcp::Status;
+
+/// Disk operations of one read, at most: one for each of its pieces.
+pub(super) const READ_OPS_MAX: usize = READ_PIECES_MAX;
+/// Gathered reads that may read from the volume at one time.
+pub(super) const SCATTERS_MAX: usize = 8;
+/// Words with a bit for each sector of the longest read.
+const SCATTER_WORDS: usize = (1 << 20) / 512 / 64;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadSlot {
+    cmd: Option<CommandId>,
+    volume: VolumeId,
+    first: Sector,
+    sectors: Sectors,
+    pieces: [ReadPiece; READ_PIECES_MAX],
+    piece_count: usize,
+    run: Option<Span>,
+    scatter: Option<u32>,
+    /// A bit per slot of the log that is pinned.
+    pins: u64,
+    outstanding: u32,
+    generation: usize,
+    failed: bool,
+    pub(super) abandoned: bool,
+    parsed: Nanos,
+}
+
+impl ReadSlot {
+    pub(super) const EMPTY: ReadSlot = ReadSlot {
+        cmd: None,
+        volume: VolumeId::new(0),
+        first: Sector::new(0),
+        sectors: Sectors::new(0),
+        pieces: [ReadPiece {
+            span: Span::new(0, 0),
+            crc: None,
+        }; READ_PIECES_MAX],
+        piece_count: 0,
+        run: None,
+        scatter: None,
+        pins: 0,
+        outstanding: 0,
+        generation: 0,
+        failed: false,
+        abandoned: false,
+        parsed: Nanos::ZERO,
+    };
+}
+
+/// What a gathered read fetches from the volume.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scatter {
+    /// Where the volume's bytes come, laid out as the read's own memory.
+    under: Span,
+    /// A bit for each sector of the read that is the volume's.
+    sectors: [u64; SCATTER_WORDS],
+}
+
+impl Scatter {
+    pub(super) const EMPTY: Scatter = Scatter {
+        under: Span::new(0, 0),
+        sectors: [0; SCATTER_WORDS],
+    };
+}
+
+impl<D: Disk> Core<D> {
+    pub(super) fn read_came(
+        &mut self,
+        now: Nanos,
+        cmd: CommandId,
+        volume: VolumeId,
+        first: Sector,
+        sectors: Sectors,
+    ) {
+        let slot = ReadSlot {
+            cmd: Some(cmd),
+            volume,
+            first,
+            sectors,
+            parsed: now,
+            ..ReadSlot::EMPTY
+        };
+        let place = self
+            .reads
+            .take(slot)
+            .expect("there is a read slot for every command");
+        self.commands += 1;
+        self.table(cmd).read = place;
+        if !self.waiting_reads.is_empty() || !self.begin_read(now, place) {
+            self.waiting_reads.push_back(place);
+        }
+    }
+
+    /// Decides where a read's bytes come from and starts what disk reads it needs; false where there is no memory for it now.
+    pub(super) fn begin_read(&mut self, now: Nanos, place: u32) -> bool {
+        let ReadSlot {
+            volume,
+            first,
+            sectors,
+            ..
+        } = *self.reads.get(place);
+        let (mut fragments, mut from_volume) = (0, 0);
+        plan_read(&self.log, volume, first, sectors, |fragment| {
+            fragments += 1;
+            from_volume += usize::from(matches!(fragment, Fragment::Volume { .. }));
+        });
+        let gather = fragments > READ_PIECES_MAX;
+        if from_volume > 0 || gather {
+            let Some(run) = self.read_pool.take(sectors.blocks_from(first)) else {
+                return false;
+            };
+            self.reads.get_mut(place).run = Some(run);
+        }
+        if gather && from_volume > 0 && !self.begin_scatter(place) {
+            self.give_run(place);
+            return false;
+        }
+        let generation = self.gate.enter();
+        self.reads.get_mut(place).generation = generation;
+        if gather {
+            self.begin_gather(place);
+        } else {
+            self.begin_pieces(place);
+        }
+        if self.reads.get(place).outstanding == 0 {
+            self.read_ready(now, place);
+        }
+        true
+    }
+
+    /// The place in the read's memory of the byte that sector `sector` begins with.
+    pub(super) fn run_at(&self, place: u32, sector: Sector) -> u64 {
+        let slot = self.reads.get(place);
+        let run = slot.run.expect("a read from the volume has memory");
+        run.at + sector.bytes() - slot.first.block() * BLOCK_BYTES
+    }
+
+    pub(super) fn read_volume(&mut self, place: u32, first: Sector, sectors: u32) {
+        let at = self.run_at(place, first);
+        let slot = self.reads.get_mut(place);
+        slot.outstanding += 1;
+        let span = Span::new(at, sectors * SECTOR_BYTES as u32);
+        let op = DiskOp::Read {
+            file: volume_file(slot.volume),
+            at: first.bytes(),
+            span,
+        };
+        self.disks.submit(op, Work::Read { slot: place });
+    }
+
+    /// Bytes go out from where they lie (SRC-2).
+    pub(super) fn begin_pieces(&mut self, place: u32) {
+        let ReadSlot {
+            volume,
+            first,
+            sectors,
+            ..
+        } = *self.reads.get(place);
+        let mut found = [Fragment::Zeroes { sectors: 0 }; READ_PIECES_MAX];
+        let mut count = 0;
+        plan_read(&self.log, volume, first, sectors, |fragment| {
+            found[count] = fragment;
+            count += 1;
+        });
+        let mut at = first;
+        for fragment in &found[..count] {
+            let bytes = fragment.sectors() * SECTOR_BYTES as u32;
+            let span = match *fragment {
+                Fragment::Log {
+                    segment,
+                    page,
+                    in_page,
+                    sectors,
+                } => {
+                    self.pin(place, segment);
+                    let whole = self
+                        .geometry
+                        .span(segment, page, (in_page + sectors).div_ceil(8));
+                    Span::new(whole.at + u64::from(in_page) * SECTOR_BYTES, bytes)
+                }
+                Fragment::Zeroes { .. } => self.layout.zeroes.first(bytes),
+                Fragment::Volume { first, sectors } => {
+                    self.read_volume(place, first, sectors);
+                    Span::new(self.run_at(place, first), bytes)
+                }
+            };
+            let slot = self.reads.get_mut(place);
+            slot.pieces[slot.piece_count] = ReadPiece { span, crc: None };
+            slot.piece_count += 1;
+            at = at + Sectors::new(fragment.sectors());
+        }
+        assert!(at == first + sectors, "fragments cover the read");
+    }
+
+    /// Takes what a gathered read needs to fetch the volume's sectors: memory beside its own, and a list of which they are.
+    pub(super) fn begin_scatter(&mut self, place: u32) -> bool {
+        let ReadSlot { first, sectors, .. } = *self.reads.get(place);
+        if self.scatters.is_full() {
+            return false;
+        }
+        let Some(under) = self.read_pool.take(sectors.blocks_from(first)) else {
+            return false;
+        };
+        let scatter = self.scatters.take(Scatter {
+            under,
+            sectors: [0; SCATTER_WORDS],
+        });
+        self.reads.get_mut(place).scatter = scatter;
+        true
+    }
+
+    /// Too many pieces to send apart: they are gathered in the read's memory, which is counted. What the log has is copied now;
+    /// what the volume has is read beside it and laid in when it has come.
+    pub(super) fn begin_gather(&mut self, place: u32) {
+        let ReadSlot {
+            volume,
+            first,
+            sectors,
+            run,
+            scatter,
+            ..
+        } = *self.reads.get(place);
+        let run = run.expect("a gathered read has memory");
+        let start = run.at + u64::from(first.in_block()) * SECTOR_BYTES;
+        let mut offset = 0;
+        let Self {
+            log,
+            geometry,
+            arena,
+            copied,
+            scatters,
+            ..
+        } = self;
+        plan_read(log, volume, first, sectors, |fragment| {
+            let bytes = fragment.sectors() * SECTOR_BYTES as u32;
+            let at = start + u64::from(offset) * SECTOR_BYTES;
+            match fragment {
+                Fragment::Log {
+                    segment,
+                    page,
+                    in_page,
+                    sectors,
+                } => {
+                    let whole = geometry.span(segment, page, (in_page + sectors).div_ceil(8));
+                    arena.copy_within(
+                        Span::new(whole.at + u64::from(in_page) * SECTOR_BYTES, bytes),
+                        at,
+                    );
+                    copied[COPIED_GATHER] += u64::from(bytes);
+                }
+                Fragment::Zeroes { .. } => arena.zero(Span::new(at, bytes)),
+                Fragment::Volume { sectors, .. } => {
+                    let scatter = scatters.get_mut(
+                        scatter.expect("a read with sectors in the volume has a list of them"),
+                    );
+                    for sector in offset..offset + sectors {
+                        scatter.sectors[sector as usize / 64] |= 1 << (sector % 64);
+                    }
+                }
+            }
+            offset += fragment.sectors();
+        });
+        let slot = self.reads.get_mut(place);
+        slot.pieces[0] = ReadPiece {
+            span: Span::new(start, sectors.bytes() as u32),
+            crc: None,
+        };
+        slot.piece_count = 1;
+        if let Some(scatter) = scatter {
+            slot.outstanding = 1;
+            let under = self.scatters.get(scatter).under;
+            let at = under.at + u64::from(first.in_block()) * SECTOR_BYTES;
+            let span = Span::new(at, sectors.bytes() as u32);
+            let op = DiskOp::Read {
+                file: volume_file(volume),
+                at: first.bytes(),
+                span,
+            };
+            self.disks.submit(op, Work::Read { slot: place });
+        }
+    }
+
+    /// Lays the volume's sectors of a gathered read into its memory.
+    pub(super) fn end_scatter(&mut self, place: u32, scatter: u32) {
+        let ReadSlot {
+            first,
+            sectors,
+            run,
+            ..
+        } = *self.reads.get(place);
+        let run = run.expect("a gathered read has memory");
+        let Scatter {
+            under,
+            sectors: wanted,
+        } = *self.scatters.get(scatter);
+        let head = u64::from(first.in_block()) * SECTOR_BYTES;
+        for sector in 0..u64::from(sectors.get()) {
+            if wanted[(sector / 64) as usize] >> (sector % 64) & 1 == 1 {
+                let offset = head + sector * SECTOR_BYTES;
+                self.arena.copy_within(
+                    Span::new(under.at + offset, SECTOR_BYTES as u32),
+                    run.at + offset,
+                );
+                self.copied[COPIED_GATHER] += SECTOR_BYTES;
+            }
+        }
+    }
+
+    pub(super) fn give_run(&mut self, place: u32) {
+        if let Some(run) = self.reads.get_mut(place).run.take() {
+            self.read_pool.give(run);
+        }
+    }
+
+    pub(super) fn pin(&mut self, place: u32, segment: ibid_units::CpId) {
+        let bit = 1u64 << self.geometry.slot(segment);
+        if self.reads.get(place).pins & bit == 0 {
+            self.log.pin(segment);
+            self.reads.get_mut(place).pins |= bit;
+        }
+    }
+
+    pub(super) fn read_done(&mut self, now: Nanos, place: u32, success: bool) {
+        let slot = self.reads.get_mut(place);
+        slot.outstanding -= 1;
+        slot.failed |= !success;
+        if slot.outstanding == 0 {
+            self.read_ready(now, place);
+        }
+    }
+
+    pub(super) fn read_ready(&mut self, now: Nanos, place: u32) {
+        let slot = *self.reads.get(place);
+        self.gate.leave(slot.generation);
+        if let Some(scatter) = slot.scatter.filter(|_| !slot.failed) {
+            self.end_scatter(place, scatter);
+        }
+        let Some(cmd) = slot.cmd.filter(|_| !slot.abandoned) else {
+            self.finish_read(now, place);
+            return;
+        };
+        if slot.failed {
+            self.complete(cmd, Status::UNRECOVERED_READ_ERROR);
+            self.finish_read(now, place);
+            return;
+        }
+        self.times.record(Stage::Read, now.since(slot.parsed));
+        let volume = &mut self.volumes[usize::from(slot.volume.get())];
+        volume.reads += 1;
+        volume.read_bytes += slot.sectors.bytes();
+        let mut pieces = slot.pieces;
+        if self.frontend.wants_data_digest(cmd) {
+            for piece in &mut pieces[..slot.piece_count] {
+                piece.crc = Some(self.arena.crc32c(piece.span));
+            }
+        }
+        self.frontend.read_ready(cmd, &pieces[..slot.piece_count]);
+        self.attend(cmd.conn());
+    }
+
+    /// The bytes of a read have left.
+    pub(super) fn released(&mut self, now: Nanos, cmd: CommandId) {
+        let place = self.table(cmd).read;
+        if place != NONE && self.reads.get(place).cmd == Some(cmd) {
+            self.finish_read(now, place);
+        }
+    }
+
+    pub(super) fn finish_read(&mut self, _now: Nanos, place: u32) {
+        let slot = *self.reads.get(place);
+        self.give_run(place);
+        if let Some(scatter) = slot.scatter {
+            let under = self.scatters.get(scatter).under;
+            self.read_pool.give(under);
+            self.scatters.give(scatter);
+        }
+        for at in 0..u64::BITS {
+            if slot.pins >> at & 1 == 1 {
+                self.log.unpin_slot(at as usize);
+            }
+        }
+        if let Some(cmd) = slot.cmd {
+            let table = self.table(cmd);
+            if table.read == place {
+                table.read = NONE;
+            }
+        }
+        self.commands -= 1;
+        *self.reads.get_mut(place) = ReadSlot::EMPTY;
+        self.reads.give(place);
+    }
+
+    /// The connection of a read is gone; what is under way for it comes to its end.
+    pub(super) fn abandon_read(&mut self, cmd: CommandId, place: u32) {
+        if self.reads.get(place).cmd == Some(cmd) {
+            self.reads.get_mut(place).abandoned = true;
+            self.table(cmd).read = NONE;
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! Clients' writes on their way into the log: room, data, Lsn, commit; and what becomes of data that comes too late for its segment.
+//! SRC-1  a write is completed to its host only after the log has committed it, or with an error before it was logged.
+
+use super::Core;
+use super::clients::NONE;
+use crate::snapshot::{COPIED_LATE, Stage};
+use ibid_driver::Disk;
+use ibid_engine::frontend::CommandId;
+use ibid_engine::log::{Completion, Placement, ReserveRefused};
+use ibid_units::{LogBlock, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_wire::disk::EntryKind;
+use ibid_wire::nvme_tcp::Status;
+use std::collections::VecDeque;
+
+/// How long the log waits for memory to set late data aside before the host is asked to send it again.
+const HELD_MAX: Nanos = Nanos::from_millis(100);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WriteState {
+    /// Waits for room in the log.
+    Waiting,
+    /// Its data is coming in.
+    Receiving,
+    /// It is in the log, on its way to be committed.
+    Logged,
+    /// Its segment was closed before its data came; waits to be moved.
+    Late,
+    /// Its connection died while it waited: forgotten when its turn comes.
+    Dropped,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WriteSlot {
+    state: WriteState,
+    cmd: Option<CommandId>,
+    placement: Option<Placement>,
+    kind: EntryKind,
+    volume: VolumeId,
+    first: Sector,
+    sectors: Sectors,
+    parsed: Nanos,
+    waited: bool,
+    /// Where a late write's bytes wait for room, so that they pin no segment meanwhile.
+    aside: Option<Span>,
+    /// Pages counted in [`Core::large_pages`] for it.
+    large: u32,
+}
+
+impl WriteSlot {
+    pub(super) const EMPTY: WriteSlot = WriteSlot {
+        state: WriteState::Dropped,
+        cmd: None,
+        placement: None,
+        kind: EntryKind::Write,
+        volume: VolumeId::new(0),
+        first: Sector::new(0),
+        sectors: Sectors::new(0),
+        parsed: Nanos::ZERO,
+        waited: false,
+        aside: None,
+        large: 0,
+    };
+}
+
+/// Where the bytes of a placement lie in a run beside the log: congruent there, too.
+fn aside_payload(run: Span, placement: &Placement) -> Span {
+    let offset = u64::from(placement.entry.first.in_block()) * SECTOR_BYTES;
+    Span::new(run.at + offset, placement.entry.sectors.bytes() as u32)
+}
+
+impl<D: Disk> Core<D> {
+    pub(super) fn write_came(
+        &mut self,
+        now: Nanos,
+        cmd: Option<CommandId>,
+        kind: EntryKind,
+        volume: VolumeId,
+        first: Sector,
+        sectors: Sectors,
+    ) {
+        let Some(id) = cmd else { return };
+        if self.fault.is_some() || self.stopping.is_some() {
+            self.complete(
+                id,
+                if self.fault.is_some() {
+                    Status::WRITE_FAULT
+                } else {
+                    Status::COMMAND_INTERRUPTED
+                },
+            );
+            return;
+        }
+        let slot = WriteSlot {
+            state: WriteState::Waiting,
+            cmd,
+            placement: None,
+            kind,
+            volume,
+            first,
+            sectors,
+            parsed: now,
+            waited: false,
+            aside: None,
+            large: 0,
+        };
+        let Some(place) = self.writes.take(slot) else {
+            self.complete(id, Status::COMMAND_INTERRUPTED);
+            return;
+        };
+        self.commands += 1;
+        if kind == EntryKind::Write {
+            self.table(id).write = place;
+        }
+        let queue = if self.is_large(place) { &self.waiting_large } else { &self.waiting_writes };
+        if !queue.is_empty() || !self.try_place(now, place) {
+            let large = self.is_large(place);
+            let queue = if large { &mut self.waiting_large } else { &mut self.waiting_writes };
+            queue.push_back(place);
+            if self.log.is_full() {
+                self.note_wait(place);
+            }
+        }
+    }
+
+    /// Whether a write's data can only come after an R2T: it may stand in its stream behind commands that wait for the log.
+    /// So that the log never waits for it, such writes are taken on only while there is memory to set all of them aside; they
+    /// wait in a queue of their own, which holds up no stream.
+    fn is_large(&self, place: u32) -> bool {
+        let slot = self.writes.get(place);
+        slot.kind == EntryKind::Write && slot.sectors.bytes() > self.in_capsule_bytes
+    }
+
+    /// A write waits because every segment is full: counted once.
+    pub(super) fn note_wait(&mut self, place: u32) {
+        let slot = self.writes.get_mut(place);
+        self.full_waits += u64::from(!slot.waited);
+        slot.waited = true;
+    }
+
+    /// Reserves room for a write; false where it must wait.
+    pub(super) fn try_place(&mut self, now: Nanos, place: u32) -> bool {
+        let WriteSlot {
+            kind,
+            volume,
+            first,
+            sectors,
+            cmd,
+            parsed,
+            ..
+        } = *self.writes.get(place);
+        let large = if self.is_large(place) { sectors.blocks_from(first) } else { 0 };
+        // Half of the memory: runs of every length find their place in the other half's gaps.
+        if large > 0 && self.large_pages + large > self.layout.staging.blocks / 2 {
+            return false;
+        }
+        let placement = match self.log.reserve(now, kind, volume, first, sectors) {
+            Ok(placement) => placement,
+            Err(ReserveRefused::Full) => {
+                self.note_wait(place);
+                return false;
+            }
+            Err(ReserveRefused::Busy) => return false,
+        };
+        let slot = self.writes.get_mut(place);
+        slot.placement = Some(placement);
+        slot.state = WriteState::Receiving;
+        slot.large = large;
+        self.large_pages += large;
+        if slot.waited {
+            let waited = now.since(parsed);
+            self.full_wait = self.full_wait.after(waited);
+            self.times.record(Stage::FullWait, waited);
+        }
+        if kind == EntryKind::Write {
+            let span = self.payload(&placement);
+            if let Some(cmd) = cmd {
+                self.frontend.place_write(cmd, span);
+                self.attend(cmd.conn());
+            }
+        } else {
+            self.log_write(now, place);
+        }
+        true
+    }
+
+    /// The bytes of a placement in the log: congruent, so they begin inside the first page where the run does.
+    pub(super) fn payload(&self, placement: &Placement) -> Span {
+        let entry = placement.entry;
+        let whole = self
+            .geometry
+            .span(placement.segment, entry.page, u32::from(entry.pages));
+        let offset = u64::from(entry.first.in_block()) * SECTOR_BYTES;
+        Span::new(whole.at + offset, entry.sectors.bytes() as u32)
+    }
+
+    pub(super) fn arrived(
+        &mut self,
+        now: Nanos,
+        cmd: CommandId,
+        span: Span,
+        digest: Option<u32>,
+        last: bool,
+    ) {
+        let place = self.table(cmd).write;
+        if place == NONE || self.writes.get(place).cmd != Some(cmd) {
+            return;
+        }
+        let crc = digest.map(|_| self.arena.crc32c(span));
+        if crc != digest {
+            self.frontend.digest_is_wrong(cmd);
+            self.attend(cmd.conn());
+            self.forget_write(now, place);
+            return;
+        }
+        if !last {
+            return;
+        }
+        let slot = *self.writes.get(place);
+        self.times.record(Stage::Receive, now.since(slot.parsed));
+        let Some(placement) = slot.placement else {
+            // It had to leave its segment while it was coming in.
+            self.writes.get_mut(place).state = WriteState::Late;
+            self.late.push_back(place);
+            return;
+        };
+        if placement.entry.pages == 1 && span == self.payload(&placement) && crc.is_some() {
+            // The host's digest covers exactly the page: one sum serves both.
+            self.log.set_page(&placement, 0, crc.unwrap_or_default());
+        } else {
+            self.sum_pages(&placement);
+        }
+        self.log_write(now, place);
+    }
+
+    /// Sums each page of a write, once, while its bytes are warm.
+    pub(super) fn sum_pages(&mut self, placement: &Placement) {
+        for index in 0..placement.entry.pages {
+            let (first, count) = placement.entry.page_part(index);
+            let page = LogBlock::new(placement.entry.page.get() + u32::from(index));
+            let whole = self.geometry.span(placement.segment, page, 1);
+            let sector = SECTOR_BYTES as u32;
+            let part = Span::new(whole.at + u64::from(first * sector), count * sector);
+            let crc = self.arena.crc32c(part);
+            self.log.set_page(placement, index, crc);
+        }
+    }
+
+    pub(super) fn log_write(&mut self, now: Nanos, place: u32) {
+        let placement = self
+            .writes
+            .get(place)
+            .placement
+            .expect("a write that is logged was placed");
+        match self.log.complete(now, placement, u64::from(place)) {
+            Completion::Logged => {
+                self.writes.get_mut(place).state = WriteState::Logged;
+                self.give_large(place);
+            }
+            Completion::Late => {
+                self.writes.get_mut(place).state = WriteState::Late;
+                self.late.push_back(place);
+            }
+        }
+    }
+
+    /// Gives a write's room and place back; it was never logged.
+    pub(super) fn forget_write(&mut self, now: Nanos, place: u32) {
+        let slot = *self.writes.get(place);
+        if let Some(placement) = slot.placement {
+            self.log.abandon(now, placement);
+        }
+        self.give_write(place);
+    }
+
+    pub(super) fn give_aside(&mut self, place: u32) {
+        if let Some(run) = self.writes.get_mut(place).aside.take() {
+            self.aside_pool.give(run);
+        }
+    }
+
+    /// A large write has its Lsn, or will have none: it can't become late any more.
+    fn give_large(&mut self, place: u32) {
+        self.large_pages -= std::mem::take(&mut self.writes.get_mut(place).large);
+    }
+
+    pub(super) fn give_write(&mut self, place: u32) {
+        self.give_aside(place);
+        self.give_large(place);
+        let slot = self.writes.get_mut(place);
+        let cmd = slot.cmd.take();
+        slot.placement = None;
+        if let Some(cmd) = cmd {
+            let table = self.table(cmd);
+            if table.write == place {
+                table.write = NONE;
+            }
+        }
+        self.commands -= 1;
+        self.writes.give(place);
+    }
+
+    /// Writes that waited for room, late ones first, then in the order they came.
+    pub(super) fn retry_waiting(&mut self, now: Nanos) -> bool {
+        if self.fault.is_some() {
+            self.fail_waiting();
+        }
+        self.make_way(now);
+        let mut any = false;
+        for _ in 0..self.late.len() {
+            let Some(place) = self.late.pop_front() else {
+                break;
+            };
+            if self.move_late(now, place) {
+                any = true;
+                continue;
+            }
+            self.set_aside(place);
+            let keeps = self
+                .writes
+                .get(place)
+                .placement
+                .map(|placement| self.geometry.slot(placement.segment));
+            if keeps.is_some()
+                && keeps == self.log.held_slot()
+                && now.since(self.held_since) >= HELD_MAX
+            {
+                self.drop_late(place, Status::COMMAND_INTERRUPTED);
+            } else {
+                self.late.push_back(place);
+            }
+        }
+        for large in [false, true] {
+            while let Some(place) = self.waiting(large).front().copied() {
+                if self.writes.get(place).state == WriteState::Dropped {
+                    self.give_write(place);
+                } else if !self.try_place(now, place) {
+                    break;
+                }
+                any = true;
+                self.waiting(large).pop_front();
+            }
+        }
+        while let Some(&place) = self.waiting_reads.front() {
+            if self.reads.get(place).abandoned {
+                self.finish_read(now, place);
+            } else if !self.begin_read(now, place) {
+                break;
+            }
+            any = true;
+            self.waiting_reads.pop_front();
+        }
+        any
+    }
+
+    fn waiting(&mut self, large: bool) -> &mut VecDeque<u32> {
+        if large { &mut self.waiting_large } else { &mut self.waiting_writes }
+    }
+
+    /// Nothing becomes durable any more: writes that have no Lsn yet fail, so that their hosts can turn elsewhere.
+    pub(super) fn fail_waiting(&mut self) {
+        while let Some(place) = self.waiting_writes.pop_front().or_else(|| self.waiting_large.pop_front()) {
+            if let Some(cmd) = self
+                .writes
+                .get(place)
+                .cmd
+                .filter(|_| self.writes.get(place).state == WriteState::Waiting)
+            {
+                self.complete(cmd, Status::WRITE_FAULT);
+            }
+            self.give_write(place);
+        }
+        while let Some(place) = self.late.pop_front() {
+            self.drop_late(place, Status::WRITE_FAULT);
+        }
+    }
+
+    /// Ends a late write, which has no Lsn, without its effect.
+    pub(super) fn drop_late(&mut self, place: u32, status: Status) {
+        if let Some(placement) = self.writes.get(place).placement {
+            self.log.release_late(placement);
+        }
+        if let Some(cmd) = self.writes.get(place).cmd {
+            self.complete(cmd, status);
+        }
+        self.give_write(place);
+    }
+
+    /// Data that is still coming keeps the slot that the log needs next: the log waits for no host. The data goes on to memory
+    /// beside the log; where there is none, the host is asked to try again. (A host's data may stand behind commands that themselves
+    /// wait for room in the log, so waiting could be for ever.)
+    pub(super) fn make_way(&mut self, now: Nanos) {
+        let Some(held) = self.log.held_slot() else {
+            self.held_since = now;
+            return;
+        };
+        for place in 0..self.writes.count() as u32 {
+            let WriteSlot {
+                state,
+                cmd,
+                placement,
+                ..
+            } = *self.writes.get(place);
+            let (WriteState::Receiving, Some(cmd), Some(placement)) = (state, cmd, placement)
+            else {
+                continue;
+            };
+            if self.geometry.slot(placement.segment) != held {
+                continue;
+            }
+            self.set_aside(place);
+            if let Some(run) = self.writes.get(place).aside {
+                self.frontend
+                    .move_write(cmd, aside_payload(run, &placement));
+            } else if now.since(self.held_since) >= HELD_MAX {
+                self.complete(cmd, Status::COMMAND_INTERRUPTED);
+                self.forget_write(now, place);
+            }
+        }
+    }
+
+    /// The log has no room for a late write: its bytes leave their segment all the same, for the room it waits for may be that
+    /// segment's own slot. Where there is no memory now, a later turn tries again.
+    pub(super) fn set_aside(&mut self, place: u32) {
+        let Some(old) = self.writes.get(place).placement else {
+            return;
+        };
+        if old.entry.pages > 0 {
+            let Some(run) = self.aside_pool.take(u32::from(old.entry.pages)) else {
+                return;
+            };
+            let from = self.payload(&old);
+            self.arena.copy_within(from, aside_payload(run, &old).at);
+            self.copied[COPIED_LATE] += u64::from(from.len);
+            self.writes.get_mut(place).aside = Some(run);
+        }
+        self.log.release_late(old);
+        self.writes.get_mut(place).placement = None;
+    }
+
+    /// Moves a late write's bytes to a new place and logs it there.
+    pub(super) fn move_late(&mut self, now: Nanos, place: u32) -> bool {
+        let slot = *self.writes.get(place);
+        let Ok(placement) = self
+            .log
+            .reserve(now, slot.kind, slot.volume, slot.first, slot.sectors)
+        else {
+            return false;
+        };
+        if slot.kind == EntryKind::Write {
+            let to = self.payload(&placement);
+            let from = match (slot.aside, slot.placement) {
+                (Some(run), _) => aside_payload(run, &placement),
+                (None, Some(old)) => self.payload(&old),
+                (None, None) => {
+                    unreachable!("the bytes of a late write lie in its segment or aside")
+                }
+            };
+            self.arena.copy_within(from, to.at);
+            self.copied[COPIED_LATE] += u64::from(from.len);
+            self.sum_pages(&placement);
+        }
+        if let Some(old) = slot.placement {
+            self.log.release_late(old);
+        }
+        self.give_aside(place);
+        self.writes.get_mut(place).placement = Some(placement);
+        self.log_write(now, place);
+        true
+    }
+
+    /// Completes writes that both nodes hold (SRC-1).
+    pub(super) fn commit(&mut self, now: Nanos) -> bool {
+        let mut any = false;
+        while let Some(committed) = self.log.pop_committed() {
+            any = true;
+            let place = committed.token as u32;
+            let slot = *self.writes.get(place);
+            self.times
+                .record(Stage::Commit, now.since(committed.arrived));
+            self.times.record(Stage::Write, now.since(slot.parsed));
+            let volume = &mut self.volumes[usize::from(slot.volume.get())];
+            volume.writes += 1;
+            volume.write_bytes += slot.sectors.bytes();
+            if let Some(cmd) = slot.cmd {
+                self.complete(cmd, Status::SUCCESS);
+            }
+            self.give_write(place);
+        }
+        any
+    }
+
+    /// The connection of a write is gone.
+    pub(super) fn abandon_write(&mut self, now: Nanos, cmd: CommandId, place: u32) {
+        if self.writes.get(place).cmd != Some(cmd) {
+            return;
+        }
+        match self.writes.get(place).state {
+            WriteState::Waiting => self.writes.get_mut(place).state = WriteState::Dropped,
+            WriteState::Receiving => self.forget_write(now, place),
+            // It is in the log and takes effect; only its host no longer hears of it.
+            WriteState::Logged | WriteState::Late | WriteState::Dropped => {}
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Devices that fail and bytes that rot: nothing is acknowledged that is not durable, nothing is applied that is not proved.
+
+use crate::world::disk::Fail;
+use crate::world::load::{Load, LoadConfig};
+use crate::world::{DESTINATION, SOURCE, World, WorldConfig};
+use crate::{WRITES, do_read, do_write, write};
+use ibid_driver::checksum::crc32c;
+use ibid_driver::{DiskOp, FileId};
+use ibid_runtime::{Fault, PeerState, Shard, Stop};
+use ibid_units::Nanos;
+use ibid_wire::disk::{Batch, BatchEmitter};
+use ibid_wire::nvme_tcp::Status;
+use ibid_wire::peer::{Frame, FrameEmitter, HEADER_BYTES, Section, SectionKind};
+
+const EIO: i32 = 5;
+
+fn connected(config: WorldConfig) -> World {
+    let mut world = World::new(config);
+    world.connect();
+    world.wait_connected();
+    world
+}
+
+/// No CP comes by itself.
+fn without_timer(seed: u64) -> WorldConfig {
+    WorldConfig {
+        cp_interval: Nanos::from_millis(1_000_000),
+        ..WorldConfig::calm(seed)
+    }
+}
+
+fn fail_on(matches: impl Fn(&DiskOp) -> bool + 'static) -> Option<Fail> {
+    Some(Box::new(move |op| matches(op).then_some(EIO)))
+}
+
+fn is_log_write(op: &DiskOp) -> bool {
+    matches!(
+        op,
+        DiskOp::Write {
+            file: FileId(0),
+            ..
+        }
+    )
+}
+fn is_log_flush(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Flush { file: FileId(0) })
+}
+fn is_volume_write(op: &DiskOp) -> bool {
+    matches!(
+        op,
+        DiskOp::Write {
+            file: FileId(1),
+            ..
+        }
+    )
+}
+fn is_volume_flush(op: &DiskOp) -> bool {
+    matches!(op, DiskOp::Flush { file: FileId(1) })
+}
+
+#[test]
+fn after_an_error_of_its_log_a_source_acknowledges_nothing_more() {
+    for (seed, matches) in [(1, is_log_write as fn(&DiskOp) -> bool), (2, is_log_flush)] {
+        let mut world = connected(without_timer(seed));
+        do_write(&mut world, 0, 8);
+        world.files[SOURCE].borrow_mut().fail = fail_on(matches);
+        let (_, request) = write(&mut world, 8, 8);
+        world.queues[1].submit(1, request);
+        world.run_until("the fault", |world| {
+            world.snapshot(SOURCE).fault == Some(Fault::Log(EIO))
+        });
+        // The device works again: that makes no difference, what it lost is unknown.
+        world.files[SOURCE].borrow_mut().fail = None;
+        world.pass(Nanos::from_millis(3_000));
+        assert_eq!(
+            world.queues[1].outstanding(),
+            1,
+            "the write that met the error is not acknowledged"
+        );
+        let (_, request) = write(&mut world, 64, 8);
+        assert_eq!(world.command(2, request).status, Status::WRITE_FAULT);
+        let reading = world.model.begin_read(0, 0, 8);
+        let request = crate::world::host::Request {
+            nsid: 1,
+            slba: 0,
+            blocks: 8,
+            lba_bytes: 512,
+            op: crate::world::host::Op::Read,
+        };
+        let done = world.command(2, request);
+        world.model.end_read(&reading, &done.data);
+        let now = world.now;
+        world.source.as_mut().expect("it runs").begin_stop(now);
+        world.run_until("the stop", |world| {
+            world
+                .source
+                .as_ref()
+                .is_some_and(|source| source.stopped() == Some(Stop::Unclean))
+        });
+    }
+}
+
+#[test]
+fn after_an_error_of_its_log_a_destination_makes_nothing_durable() {
+    for (seed, matches) in [(3, is_log_write as fn(&DiskOp) -> bool), (4, is_log_flush)] {
+        let mut world = connected(without_timer(seed));
+        do_write(&mut world, 0, 8);
+        world.files[DESTINATION].borrow_mut().fail = fail_on(matches);
+        let (_, request) = write(&mut world, 8, 8);
+        world.queues[1].submit(1, request);
+        world.run_until("the source to hear of it", |world| {
+            world.snapshot(SOURCE).peer_failed
+        });
+        world.files[DESTINATION].borrow_mut().fail = None;
+        world.pass(Nanos::from_millis(3_000));
+        assert_eq!(world.snapshot(DESTINATION).fault, Some(Fault::Log(EIO)));
+        assert_eq!(world.snapshot(SOURCE).lsn_peer.get(), 1);
+        assert_eq!(world.queues[1].outstanding(), 1);
+    }
+}
+
+#[test]
+fn a_volume_that_fails_leaves_its_cp_undone_and_its_segment_kept() {
+    for (side, matches) in [
+        (SOURCE, is_volume_write as fn(&DiskOp) -> bool),
+        (SOURCE, is_volume_flush),
+        (DESTINATION, is_volume_write),
+        (DESTINATION, is_volume_flush),
+    ] {
+        let mut world = connected(without_timer(5 + side as u64));
+        do_write(&mut world, 0, 8);
+        world.files[side].borrow_mut().fail = fail_on(matches);
+        let answer = world.begin_cp();
+        world.run_until("the fault", |world| {
+            world.snapshot(side).fault == Some(Fault::Volume(EIO))
+        });
+        world.files[side].borrow_mut().fail = None;
+        world.pass(Nanos::from_millis(2_000));
+        assert!(answer.try_recv().is_err(), "the CP is not done");
+        for side in [SOURCE, DESTINATION] {
+            let found = crate::world::superblock(world.files[side].borrow().durable(0));
+            assert!(
+                side == 1 - world_side(&mut world) || found.cp.get() == 0,
+                "the CP is not recorded where it failed"
+            );
+        }
+        assert_eq!(
+            world.snapshot(SOURCE).cp.get(),
+            0,
+            "the source has no CP that both do not have"
+        );
+        assert_eq!(world.snapshot(SOURCE).segments[2], 1, "the segment is kept");
+        do_read(&mut world, 0, 8);
+    }
+}
+
+/// The side with a fault.
+fn world_side(world: &mut World) -> usize {
+    usize::from(world.snapshot(SOURCE).fault.is_none())
+}
+
+/// Takes a datagram apart and puts it together again with what `change` makes of its sections; sums and tag are right afterwards.
+fn rebuild(datagram: &mut Vec<u8>, mut change: impl FnMut(&mut Section, &mut Vec<u8>)) {
+    let Ok(frame) = Frame::parse(datagram) else {
+        return;
+    };
+    let header = frame.header;
+    let mut sections: Vec<(Section, Vec<u8>)> = frame
+        .sections()
+        .map(|(section, body)| (section, body.to_vec()))
+        .collect();
+    let mut out = vec![0; HEADER_BYTES + 16 * 20];
+    let mut emitter = FrameEmitter::new(&mut out, &header);
+    for (section, body) in &mut sections {
+        change(section, body);
+        section.crc = crc32c(body);
+        emitter.section(section);
+    }
+    let length = emitter.finish();
+    out.truncate(length);
+    for (_, body) in sections {
+        out.extend(body);
+    }
+    *datagram = out;
+}
+
+/// The destination's copy of an entry differs from the source's although every sum over there is right: memory that rotted before it
+/// was summed. The reference does not prove itself, the block is sent instead.
+#[test]
+fn a_reference_that_is_not_proved_is_answered_with_a_block() {
+    let mut world = connected(without_timer(11));
+    world.net.borrow_mut().tamper = Some(Box::new(|side, datagram| {
+        if side != DESTINATION {
+            return;
+        }
+        rebuild(datagram, |section, body| {
+            if section.kind != SectionKind::Log {
+                return;
+            }
+            if section.extra == 0 {
+                // Payload: one bit.
+                body[100] ^= 1;
+            } else if section.place > 0 {
+                let block = body.clone();
+                let batch = Batch::parse(&block).expect("a batch");
+                let mut other = vec![0; 4096];
+                let mut emitter = BatchEmitter::new(&mut other, &batch.header, 4096);
+                for (entry, crcs) in batch.entries() {
+                    // CRC32C is linear: the sum of a page with that bit differs by the sum of the bit, whatever the page.
+                    let mut bit = vec![0; 4096];
+                    let zero = crc32c(&bit);
+                    bit[100] = 1;
+                    assert!(emitter.push(&entry, |index| crcs.get(index) ^ zero ^ crc32c(&bit)));
+                }
+                let (used, _) = emitter.finish();
+                *body = other[..used as usize].to_vec();
+            }
+        });
+    }));
+    do_write(&mut world, 80, 8);
+    world.net.borrow_mut().tamper = None;
+    let done = world.cp();
+    assert_eq!(
+        (
+            done.counters.references,
+            done.counters.refused,
+            done.counters.blocks
+        ),
+        (1, 1, 1)
+    );
+    assert_eq!(world.snapshot(DESTINATION).cp_sum.refused, 1);
+    assert_eq!(world.snapshot(DESTINATION).fault, None);
+    do_write(&mut world, 160, 8);
+    assert_eq!(world.cp().counters.refused, 0);
+    world.stop();
+}
+
+/// A list that is not the one announced is not applied.
+#[test]
+fn a_list_that_contradicts_its_announcement_is_not_applied() {
+    let mut world = connected(without_timer(12));
+    world.net.borrow_mut().tamper = Some(Box::new(|side, datagram| {
+        if side == DESTINATION {
+            rebuild(datagram, |section, body| {
+                if section.kind == SectionKind::CpList {
+                    let last = body.len() - 1;
+                    body[last] ^= 1;
+                }
+            });
+        }
+    }));
+    do_write(&mut world, 80, 8);
+    let answer = world.begin_cp();
+    world.run_until("the destination to refuse", |world| {
+        world.snapshot(DESTINATION).fault == Some(Fault::Peer)
+    });
+    world.pass(Nanos::from_millis(1_000));
+    assert!(answer.try_recv().is_err());
+    assert!(
+        world.files[DESTINATION]
+            .borrow()
+            .live(1)
+            .iter()
+            .all(|byte| *byte == 0),
+        "nothing was written to the mirror"
+    );
+    do_read(&mut world, 80, 8);
+}
+
+/// One frame in four is corrupted: none does harm.
+#[test]
+fn corrupted_frames_cost_time_and_nothing_else() {
+    let mut config = WorldConfig::calm(13);
+    config.net.corrupt = 250;
+    config.net.late_read = 500;
+    let mut world = connected(config);
+    Load::new(LoadConfig {
+        commands: 150,
+        reads: 300,
+        ..WRITES
+    })
+    .run(&mut world);
+    let (here, there) = (world.snapshot(SOURCE), world.snapshot(DESTINATION));
+    assert!(
+        here.rx_refused > 0 && there.rx_refused > 0,
+        "frames were refused"
+    );
+    assert_eq!((here.fault, there.fault), (None, None));
+    assert_eq!(here.peer, PeerState::Connected);
+    world.stop();
+}

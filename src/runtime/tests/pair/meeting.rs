@@ -1,0 +1,229 @@
+//! How the two nodes meet, part and meet again.
+
+use crate::world::load::{Load, LoadConfig};
+use crate::world::{DESTINATION, SOURCE, World, WorldConfig, superblock};
+use crate::{WRITES, do_read, do_write, write};
+use ibid_driver::{DiskFile, OpenOptions};
+use ibid_runtime::{PeerState, Role, StartRefused};
+use ibid_units::{CpId, Epoch, Lsn, Nanos};
+use ibid_wire::disk::Superblock;
+use ibid_wire::peer::HelloRefusal;
+
+#[test]
+fn a_peer_that_was_away_comes_back_and_nothing_is_lost() {
+    for (seed, mtu) in [(1, 9000), (2, 1500)] {
+        let mut world = World::new(WorldConfig {
+            mtu,
+            ..WorldConfig::calm(seed)
+        });
+        world.connect();
+        Load::new(LoadConfig {
+            commands: 60,
+            ..WRITES
+        })
+        .run(&mut world);
+        world.net.borrow_mut().cut = true;
+        // Enough to fill the window, so that probes meet a full table of packets, too.
+        let mut numbers = Vec::new();
+        for n in 0..16 {
+            let (number, request) = write(&mut world, n * 64, 2048 - n);
+            numbers.push(number);
+            world.queues[1].submit(n, request);
+        }
+        world.pass(Nanos::from_millis(5_000));
+        assert_eq!(world.snapshot(SOURCE).peer, PeerState::Away);
+        assert_eq!(world.queues[1].outstanding(), 16, "writes wait");
+        world.net.borrow_mut().cut = false;
+        let mut ended = 0;
+        for _ in 0..200_000 {
+            for (_, done) in world.step() {
+                assert!(done.status.is_success());
+                world.model.end_write(numbers[done.tag as usize]);
+                ended += 1;
+            }
+            if ended == 16 {
+                break;
+            }
+        }
+        assert_eq!(ended, 16, "{}", world.tell());
+        Load::new(LoadConfig {
+            commands: 100,
+            reads: 300,
+            cps: 10,
+            ..WRITES
+        })
+        .run(&mut world);
+        assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
+        world.stop();
+    }
+}
+
+/// What `ibid_runtime::start` says of a log device with these bytes.
+fn start(world: &World, role: Role, log: &[u8]) -> Result<Superblock, StartRefused> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("log");
+    std::fs::write(&path, log).expect("a file");
+    let options = OpenOptions {
+        create_bytes: None,
+        written: false,
+        read_only: false,
+    };
+    let (device, _) = DiskFile::open(&path, options).expect("it opens");
+    ibid_runtime::start(&device, &world.config.node(0).superblock(role))
+}
+
+#[test]
+fn a_destination_that_lost_its_power_is_sent_again_what_the_log_retains() {
+    for seed in 1..6 {
+        let mut config = WorldConfig::calm(seed);
+        config.cp_interval = Nanos::from_millis(15);
+        config.full = seed == 5;
+        let mut world = World::new(config);
+        world.connect();
+        let mut load = Load::new(LoadConfig {
+            commands: 200,
+            reads: 200,
+            zeroes: 50,
+            cps: 5,
+            ..WRITES
+        });
+        let mut cuts = 0;
+        for _ in 0..40 {
+            for _ in 0..30 {
+                load.submit(&mut world);
+                load.step(&mut world);
+            }
+            if world.random.chance(200) {
+                cuts += 1;
+                world.power_cut_destination();
+                for _ in 0..200 {
+                    load.step(&mut world);
+                }
+                let log = world.files[DESTINATION].borrow().durable(0).to_vec();
+                let found = start(&world, Role::Destination, &log)
+                    .expect("a destination starts from what it has");
+                let node = world.config.node(seed * 100 + cuts);
+                world.start_destination_as(node, found);
+            }
+        }
+        load.run(&mut world);
+        assert!(cuts > 0);
+        world.stop();
+    }
+}
+
+#[test]
+fn both_start_again_after_a_clean_stop() {
+    let mut world = World::new(WorldConfig::calm(7));
+    for epoch in 1..4 {
+        world.connect();
+        Load::new(LoadConfig {
+            commands: 60,
+            reads: 300,
+            ..WRITES
+        })
+        .run(&mut world);
+        assert_eq!(world.snapshot(SOURCE).epoch, Epoch::new(epoch));
+        world.stop();
+        for (side, role) in [(SOURCE, Role::Source), (DESTINATION, Role::Destination)] {
+            let log = world.files[side].borrow().durable(0).to_vec();
+            assert_eq!(
+                start(&world, role, &log).expect("a clean node starts"),
+                superblock(&log)
+            );
+            let other = if role == Role::Source {
+                Role::Destination
+            } else {
+                Role::Source
+            };
+            assert!(matches!(
+                start(&world, other, &log),
+                Err(StartRefused::Role(_))
+            ));
+        }
+        world.queues.clear();
+        world.sockets.borrow_mut().forget();
+        world.start_source();
+        world.start_destination();
+    }
+}
+
+#[test]
+fn a_source_that_was_not_stopped_is_refused_at_start() {
+    let mut world = World::new(WorldConfig::calm(8));
+    world.connect();
+    world.wait_connected();
+    do_write(&mut world, 0, 8);
+    let log = world.files[SOURCE].borrow().durable(0).to_vec();
+    assert!(matches!(
+        start(&world, Role::Source, &log),
+        Err(StartRefused::Unclean(_))
+    ));
+    let mut other = log.clone();
+    other[..8].fill(7);
+    other[64 << 10..][..8].fill(7);
+    assert!(matches!(
+        start(&world, Role::Source, &other),
+        Err(StartRefused::Foreign(_))
+    ));
+}
+
+/// A destination that runs on a changed superblock is not written to, and the source says why.
+fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
+    let mut world = World::new(WorldConfig::calm(seed));
+    let mut found = superblock(world.files[DESTINATION].borrow().durable(0));
+    change(&mut found);
+    let node = world.config.node(seed);
+    world.start_destination_as(node, found);
+    world.connect();
+    let (_, request) = write(&mut world, 0, 8);
+    world.queues[1].submit(1, request);
+    world.pass(Nanos::from_millis(500));
+    assert_eq!(world.queues[1].outstanding(), 1, "the write waits");
+    assert_eq!(
+        world.snapshot(DESTINATION).lsn,
+        found.last_lsn,
+        "nothing was taken"
+    );
+    do_read(&mut world, 8, 8);
+    world.snapshot(SOURCE).peer
+}
+
+#[test]
+fn a_source_that_is_not_its_own_is_refused_by_name() {
+    let is = |refusal| PeerState::Refused(refusal);
+    assert_eq!(
+        refused(1, |found| found.pair = [1; 16]),
+        is(HelloRefusal::Pair)
+    );
+    assert_eq!(
+        refused(2, |found| found.segments += 1),
+        is(HelloRefusal::Geometry)
+    );
+    assert_eq!(
+        refused(3, |found| found.volumes[1].uuid = [0; 16]),
+        is(HelloRefusal::Volumes)
+    );
+    assert_eq!(
+        refused(4, |found| found.epoch = Epoch::new(9)),
+        is(HelloRefusal::Epoch)
+    );
+    assert_eq!(
+        refused(5, |found| found.chain = [1; 32]),
+        is(HelloRefusal::History)
+    );
+    let ahead = |found: &mut Superblock| {
+        found.cp = CpId::new(3);
+        found.last_lsn = Lsn::new(30);
+    };
+    assert_eq!(refused(6, ahead), is(HelloRefusal::History));
+}
+
+#[test]
+fn a_destination_whose_log_fails_says_so_to_its_next_source() {
+    let mut world = World::new(WorldConfig::calm(9));
+    world.files[DESTINATION].borrow_mut().fail = Some(Box::new(|_| Some(5)));
+    world.run_until("the refusal", |world| {
+        world.snapshot(SOURCE).peer == PeerState::Refused(HelloRefusal::Failed)
+    });
+}
