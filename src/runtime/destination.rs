@@ -49,6 +49,8 @@ pub struct Destination<P, D> {
 struct SourceNode {
     session: Session,
     instance: u64,
+    /// Number of the hello that opened the session: one instance counts its hellos up.
+    hello: u64,
 }
 
 struct Core<D> {
@@ -214,6 +216,12 @@ impl<D: Disk> Core<D> {
         if self.answering.is_some() {
             return true;
         }
+        let number = frame.header.number.get();
+        let same = self.source.filter(|source| source.instance == hello.instance);
+        if !known && same.is_some_and(|source| number <= source.hello) {
+            // Of a session that is over, late.
+            return false;
+        }
         if known {
             // Our answer was lost: say it again.
             let durable = self.superblock.durable;
@@ -240,11 +248,10 @@ impl<D: Disk> Core<D> {
             self.answer = Some((session, answer));
             return true;
         }
-        let same = self.source.is_some_and(|source| source.instance == hello.instance);
-        if same {
+        if same.is_some() {
             answer.durable = self.mirror.durable();
         }
-        self.answering = Some((SourceNode { session, instance: hello.instance }, answer));
+        self.answering = Some((SourceNode { session, instance: hello.instance, hello: number }, answer));
         true
     }
 
@@ -389,7 +396,13 @@ impl<D: Disk> Core<D> {
         if open.cp > durable.cp && self.lists.open().is_none() {
             self.cp_began = now;
         }
-        self.lists.announced(&open, durable.cp, &durable.chain, &mut self.list)
+        let accepted = self.lists.announced(&open, durable.cp, &durable.chain, &mut self.list);
+        if !accepted {
+            // Not the CP that follows, or of another history: saying nothing would have it sent for ever.
+            self.fault.get_or_insert(Fault::Peer);
+            self.report_due = true;
+        }
+        accepted
     }
 
     fn list_came(&mut self, section: &Section, body: &[u8]) -> bool {

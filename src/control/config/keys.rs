@@ -268,7 +268,7 @@ pub(super) const TARGET: Section = Section {
 pub(super) const VOLUME: Section = Section {
     name: "volume",
     repeated: true,
-    meaning: "One volume, exported as one NVMe namespace: the first is namespace 1. 1 to 64 of them, the same order, `size`, `lba` and `uuid` on both nodes.",
+    meaning: "One volume, exported as one NVMe namespace: the first is namespace 1. 1 to 48 of them, the same order, `size`, `lba` and `uuid` on both nodes.",
     keys: &[
         key(
             "name",

@@ -437,7 +437,7 @@ fn more_volumes_than_a_node_has_are_refused() {
         parse(&text)
             .unwrap_err()
             .to_string()
-            .contains("[[volume]] = 65 of them: must be at most 64")
+            .contains("[[volume]] = 49 of them: must be at most 48")
     );
 }
 
