@@ -13,13 +13,14 @@ DEMO_ARGS  ?=
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 IBID       = $(TARGET_DIR)/release/ibid
 
-.PHONY: help deps rust build demo test bench clean
+.PHONY: help deps rust build demo test test-hosts bench clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo    build ibid, run two nodes on this machine, show what they do   (DEMO_ARGS=...)'
 	@echo 'make build   build target/release/ibid'
 	@echo 'make test    formatting, lints and every test'
+	@echo 'make test-hosts  a real Linux, emulated, as the client; downloads a kernel     (tests/hosts/linux-guest.sh)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
 	@echo 'make deps    install the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -61,8 +62,14 @@ test: deps
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked -- --nocapture
 
+# Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. About four minutes.
+test-hosts: build
+	IBID=$(IBID) tests/hosts/linux-guest.sh
+
+# The stages first, so that the table of the whole pair stands last. BENCH_ARGS is for the pair: its --help lists what there is.
 bench: build
-	$(CARGO) bench --workspace --bench '*' --locked -- $(BENCH_ARGS)
+	$(CARGO) bench --bench stages --locked
+	$(CARGO) bench --bench pair --locked -- $(or $(BENCH_ARGS),--quick)
 
 clean:
 	$(CARGO) clean

@@ -22,6 +22,7 @@ impl Frontend {
     /// A command capsule with `data` bytes behind its header.
     pub(super) fn command(&mut self, c: usize, sqe: &Sqe, data: u32, digest: bool) {
         let connection = &mut self.connections[c];
+        connection.drop_held(sqe.cid);
         let (slot, is_new) = connection.take_slot(sqe.cid);
         // Not free any more, whatever comes of it.
         connection.slots[usize::from(slot)].phase = Phase::Responding {

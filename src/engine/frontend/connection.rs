@@ -294,6 +294,18 @@ impl Connection {
         self.outstanding() >= usize::from(self.entries)
     }
 
+    /// Drops the asynchronous event request with this identifier, if one is held. A host that uses the identifier for another command
+    /// has given the request up: SPDK does so without a word before it shuts a controller down.
+    pub(super) fn drop_held(&mut self, cid: u16) {
+        if self.cids[usize::from(cid / 64)] & 1 << (cid % 64) == 0 {
+            return;
+        }
+        let held = |slot: &Slot| slot.phase == Phase::Held && slot.cid == cid;
+        if let Some(index) = self.slots.iter().position(held) {
+            self.free_slot(index as u16);
+        }
+    }
+
     /// Takes a slot for a command; the flag says whether its identifier is new. Only while not [`Connection::is_full`].
     pub(super) fn take_slot(&mut self, cid: u16) -> (u16, bool) {
         assert!(!self.is_full(), "a command was taken into a full queue");

@@ -114,7 +114,12 @@ impl Frontend {
             return Err((Status::CONNECT_INCOMPATIBLE_FORMAT, 0));
         }
         let subsystem = nqn_of(&data.subnqn).ok_or(in_data(ConnectData::SUBNQN_AT))?;
-        let host = nqn_of(&data.hostnqn).ok_or(in_data(ConnectData::HOSTNQN_AT))?;
+        let host = match nqn_of(&data.hostnqn) {
+            Some(name) => name,
+            // Some hosts (SPDK's perf) give no name unless told to; where any host may connect, that one may, too.
+            None if data.hostnqn == [0; 256] => "",
+            None => return Err(in_data(ConnectData::HOSTNQN_AT)),
+        };
         let kind = match subsystem {
             DISCOVERY_NQN => ControllerKind::Discovery,
             name if name == self.config.nqn => ControllerKind::Io,

@@ -316,6 +316,34 @@ fn an_identifier_in_use_is_refused_and_the_first_command_unharmed() {
 }
 
 #[test]
+fn an_event_request_gives_way_to_a_command_with_its_identifier() {
+    let mut world = World::new(config(4096));
+    let (admin, _) = world.admin(0);
+    let request = |cid| Sqe::new(opcode::ASYNC_EVENT_REQUEST, cid, 0);
+    let hold_four = |world: &mut World| {
+        for cid in 0..4 {
+            let bytes = world.capsule(&request(cid), &[]);
+            world.give(admin, &bytes, usize::MAX);
+        }
+        assert!(world.pdus(admin).is_empty(), "an event was told");
+    };
+    hold_four(&mut world);
+    // SPDK's host forgets its requests and shuts down with their identifiers.
+    for cid in 0..4 {
+        assert_eq!(
+            world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, cid, 0), &[]),
+            Status::SUCCESS
+        );
+    }
+    // None is held any more, and each may be held once again.
+    hold_four(&mut world);
+    assert_eq!(
+        world.status(admin, &request(4), &[]),
+        Status::AER_LIMIT_EXCEEDED
+    );
+}
+
+#[test]
 fn more_commands_than_entries_end_the_connection() {
     let mut world = World::new(config(4096));
     let (io, _) = world.io(0);

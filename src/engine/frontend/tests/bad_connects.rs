@@ -74,11 +74,11 @@ fn a_bad_connect_names_what_is_wrong() {
             "C5 empty",
             base,
             ConnectData {
-                hostnqn: [0; 256],
+                subnqn: [0; 256],
                 ..good
             },
             bad,
-            refuse(512, true),
+            refuse(256, true),
         ),
         ("C6", base, other, bad, refuse(256, true)),
         (
@@ -216,6 +216,28 @@ fn io_queues_belong_to_their_host() {
 }
 
 #[test]
+fn a_host_without_a_name_connects_where_any_host_may() {
+    let mut world = World::new(config(4096));
+    let admin = world.initialised(0);
+    let nameless = ConnectData {
+        hostnqn: [0; 256],
+        ..connect_fields(0xffff)
+    };
+    assert_eq!(
+        world.status(admin, &connect(0).emit(1), &emit(&nameless)),
+        Status::SUCCESS
+    );
+    // A field that only begins like none is a broken name.
+    let mut broken = nameless;
+    broken.hostnqn[9] = b'x';
+    let other = world.initialised(0);
+    assert_eq!(
+        world.status(other, &connect(0).emit(1), &emit(&broken)),
+        Status::CONNECT_INVALID_PARAMETERS
+    );
+}
+
+#[test]
 fn hosts_and_controllers_are_limited() {
     let mut world = World::new(TargetConfig {
         hosts: Some(vec![HOST.to_string()]),
@@ -230,6 +252,15 @@ fn hosts_and_controllers_are_limited() {
         world.status(conn, &connect(0).emit(1), &emit(&thief)),
         Status::CONNECT_INVALID_HOST,
         "C7"
+    );
+    let nameless = ConnectData {
+        hostnqn: [0; 256],
+        ..connect_fields(0xffff)
+    };
+    assert_eq!(
+        world.status(conn, &connect(0).emit(1), &emit(&nameless)),
+        Status::CONNECT_INVALID_HOST,
+        "C7: no name is on no list"
     );
     world.admin(0);
     world.admin(0);

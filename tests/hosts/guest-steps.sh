@@ -1,0 +1,300 @@
+#!/bin/sh
+# The guest's part of linux-guest.sh: its init, and every step as a function. Runs under busybox, alone in a machine that ends with it.
+# Takes ibid.port, ibid.nqn, ibid.lba and ibid.mib from the kernel's command line; writes `PASS name` or `FAIL name` per step to the
+# second serial port, `DONE` at the end.
+
+export PATH=/bin
+arg() { sed -n "s/.*ibid\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+# 10.0.2.2 is the machine QEMU runs on, as its user network shows it.
+HOST=10.0.2.2
+HOSTNQN=nqn.2014-08.org.nvmexpress:uuid:5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
+HOSTID=5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
+SINK=/dev/ttyS1
+TRACE=/sys/kernel/tracing
+
+if [ $$ != 1 ]; then
+    PORT=$(arg port) NQN=$(arg nqn) LBA=$(arg lba) MIB=$(arg mib)
+    # Other names than the first after a reconnect are the kernel's good right.
+    dev() { ls /dev/nvme[0-9]*n1 2>/dev/null | head -n 1; }
+    ctrl() { ls -d /sys/class/nvme/nvme* 2>/dev/null | head -n 1; }
+    DEV=$(dev)
+    NAME=${DEV#/dev/}
+fi
+
+# --- tools ---------------------------------------------------------------------------------------------------------------------------
+
+# busybox's shell takes its own applets before any program of the same name; these are wanted whole.
+for tool in blkdiscard cmp dd fstrim sha256sum; do eval "$tool() { /bin/$tool \"\$@\"; }"; done
+
+connect() {
+    nvme connect -t tcp -a $HOST -s "$PORT" -n "$NQN" -q $HOSTNQN -I $HOSTID "$@"
+    for _ in $(seq 100); do
+        DEV=$(dev)
+        [ -z "$DEV" ] || break
+        sleep 0.1
+    done
+    NAME=${DEV#/dev/}
+    [ -b "$DEV" ]
+}
+disconnect() {
+    nvme disconnect -n "$NQN"
+    for _ in $(seq 100); do
+        [ -n "$(dev)" ] || [ -n "$(ctrl)" ] || return 0
+        sleep 0.1
+    done
+    echo "still there: $(dev) $(ctrl)"
+    return 1
+}
+queues() { [ "$(cat "$(ctrl)/queue_count")" = $(($1 + 1)) ]; }
+# Reads go past the page cache, or they would prove nothing.
+read_at() { dd if="$DEV" bs=256k iflag=direct,skip_bytes,count_bytes skip="$1" count="$2" status=none; }
+write_at() { dd of="$DEV" bs=256k iflag=fullblock oflag=direct,seek_bytes seek="$1" conv=notrunc status=none; }
+sum_of() { read_at "$1" "$2" | sha256sum; }
+is_zero() { [ "$(sum_of "$1" "$2")" = "$(dd if=/dev/zero bs=4096 count=$(($2 / 4096)) status=none | sha256sum)" ]; }
+random() { dd if=/dev/urandom bs=64k iflag=count_bytes,fullblock count="$1" status=none; }
+# Did the kernel really send this opcode while the command ran?
+sends() {
+    opcode=$1
+    shift
+    echo >$TRACE/trace
+    echo 1 >$TRACE/events/nvme/nvme_setup_cmd/enable
+    "$@"
+    echo 0 >$TRACE/events/nvme/nvme_setup_cmd/enable
+    grep -q "$opcode" $TRACE/trace || { echo "no $opcode was sent"; return 1; }
+}
+# Writes every place of a region once in an order of chance, then reads it back and compares: block size, MiB, more.
+verified() {
+    block=$1 mib=$2
+    shift 2
+    fio --name=verify --filename="$DEV" --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --blocksize_range="$block" \
+        --size="${mib}m" --verify=crc32c --verify_fatal=1 --do_verify=1 --output-format=terse "$@" >/tmp/fio 2>&1 ||
+        { tail -n 20 /tmp/fio; return 1; }
+}
+
+# --- the steps, in their order ---------------------------------------------------------------------------------------------------------
+
+do_discover() {
+    nvme discover -t tcp -a $HOST -s "$PORT" -q $HOSTNQN -I $HOSTID >/tmp/discovery
+    cat /tmp/discovery
+    grep -q "^subnqn: *$NQN *$" /tmp/discovery
+    grep -q "^trsvcid: *$PORT *$" /tmp/discovery
+    grep -q '^subtype: *nvme subsystem' /tmp/discovery
+}
+do_connect_1_queue() {
+    connect --nr-io-queues=1 --keep-alive-tmo=4
+    queues 1
+}
+do_list() {
+    nvme list >/tmp/list
+    cat /tmp/list
+    grep -q "^$DEV " /tmp/list
+    nvme list-subsys
+    [ "$(nvme list-ns "$DEV" | wc -l)" = 1 ]
+}
+do_id_ctrl() {
+    nvme id-ctrl "$DEV" >/tmp/ctrl
+    cat /tmp/ctrl
+    grep -q "^subnqn *: *$NQN" /tmp/ctrl
+    grep -q '^vwc *: *0' /tmp/ctrl
+    grep -q '^mdts *: *8$' /tmp/ctrl
+    [ "$(cat "/sys/block/$NAME/queue/write_cache")" = 'write through' ]
+}
+do_id_ns() {
+    nvme id-ns -H "$DEV" >/tmp/ns
+    cat /tmp/ns
+    grep -q "Data Size: *$LBA *bytes.*(in use)" /tmp/ns
+    [ "$(cat "/sys/block/$NAME/queue/logical_block_size")" = "$LBA" ]
+    [ "$(cat "/sys/block/$NAME/size")" = $((MIB * 2048)) ]
+    nvme ns-descs "$DEV"
+    cat "/sys/block/$NAME/uuid" "/sys/block/$NAME/nguid"
+}
+do_logs() {
+    nvme smart-log "$DEV" >/tmp/smart
+    cat /tmp/smart
+    grep -q '^critical_warning[[:space:]]*: *0' /tmp/smart
+    grep -q '^available_spare[[:space:]]*: *100%' /tmp/smart
+    nvme fw-log "$DEV"
+    nvme error-log "$DEV" -e 1
+    nvme effects-log "$DEV"
+    # Not show-regs: nvme-cli 2.3 prints what lay in its memory once a property is refused.
+    nvme get-property "/dev/$(basename "$(ctrl)")" -o 0x1c >/tmp/csts
+    cat /tmp/csts
+    grep -q 'value: 1$' /tmp/csts
+    nvme get-feature "$DEV" -f 7
+    nvme get-feature "$DEV" -f 0xf
+}
+do_fio_lba() { verified "$LBA-$LBA" 1; }
+do_fio_4k() { verified 4k-4k 2; }
+do_fio_64k() { verified 64k-64k 16; }
+do_fio_1m() { verified 1m-1m 32; }
+do_refusals() {
+    dd if=/dev/zero of=/tmp/block bs="$LBA" count=1 status=none
+    past=$((MIB * 1048576 / LBA))
+    if nvme read "$DEV" -s $past -c 0 -z "$LBA" -d /tmp/out >/tmp/said 2>&1; then echo 'read past the end'; return 1; fi
+    cat /tmp/said
+    grep -qi 'LBA Out of Range\|LBA_RANGE\|LBA Range\|exceeds the size' /tmp/said
+    if nvme compare "$DEV" -s 0 -c 0 -z "$LBA" -d /tmp/block >/tmp/said 2>&1; then echo 'compared'; return 1; fi
+    cat /tmp/said
+    grep -qi 'opcode' /tmp/said
+}
+do_passthrough() {
+    random 4096 >/tmp/block
+    count=$((4096 / LBA - 1))
+    nvme write "$DEV" -s 64 -c $count -z 4096 -d /tmp/block --force-unit-access
+    nvme read "$DEV" -s 64 -c $count -z 4096 -d /tmp/out
+    cmp /tmp/block /tmp/out
+}
+do_flush() { sends nvme_cmd_flush nvme flush "$DEV" -n 1; }
+do_discard() {
+    random 4194304 | write_at 8388608
+    before=$(sum_of 8388608 1048576) after=$(sum_of 11534336 1048576)
+    sends nvme_cmd_dsm blkdiscard -o 9437184 -l 2097152 "$DEV"
+    is_zero 9437184 2097152
+    [ "$(sum_of 8388608 1048576)" = "$before" ]
+    [ "$(sum_of 11534336 1048576)" = "$after" ]
+}
+do_dsm_ranges() {
+    random 1048576 | write_at 8388608
+    unit=$((4096 / LBA)) first=$((8388608 / LBA))
+    kept=$(sum_of 8392704 4096)
+    nvme dsm "$DEV" -n 1 -d -s $first,$((first + 2 * unit)) -b $unit,$unit
+    is_zero 8388608 4096
+    is_zero 8396800 4096
+    [ "$(sum_of 8392704 4096)" = "$kept" ]
+}
+do_write_zeroes() {
+    random 4194304 | write_at 8388608
+    before=$(sum_of 8388608 1048576) after=$(sum_of 11534336 1048576)
+    [ "$(cat "/sys/block/$NAME/queue/write_zeroes_max_bytes")" -gt 0 ]
+    sends nvme_cmd_write_zeroes blkdiscard -z -o 9437184 -l 2097152 "$DEV"
+    is_zero 9437184 2097152
+    [ "$(sum_of 8388608 1048576)" = "$before" ]
+    [ "$(sum_of 11534336 1048576)" = "$after" ]
+}
+do_discard_all() {
+    blkdiscard "$DEV"
+    is_zero 0 1048576
+    is_zero $((MIB * 1048576 - 1048576)) 1048576
+}
+# Two timeouts and more without I/O: only keep-alives tell the target that the host lives.
+do_keep_alive() {
+    random 65536 | write_at 65536
+    before=$(sum_of 65536 65536) lines=$(dmesg | wc -l)
+    sleep 10
+    [ "$(cat "$(ctrl)/state")" = live ]
+    [ "$(sum_of 65536 65536)" = "$before" ]
+    if dmesg | tail -n +$((lines + 1)) | grep -i nvme; then return 1; fi
+}
+do_reset() {
+    nvme reset "/dev/$(basename "$(ctrl)")"
+    for _ in $(seq 100); do
+        [ "$(cat "$(ctrl)/state")" != live ] || break
+        sleep 0.1
+    done
+    verified 4k-4k 2
+}
+do_disconnect() {
+    random 4194304 >/tmp/kept
+    write_at 104857600 </tmp/kept
+    disconnect
+}
+do_digests_1_queue() {
+    connect --nr-io-queues=1 --hdr-digest --data-digest
+    queues 1
+    read_at 104857600 4194304 | cmp - /tmp/kept
+    verified "$LBA-1m" 8
+    disconnect
+}
+do_header_digest() {
+    connect --nr-io-queues=1 --hdr-digest
+    verified "$LBA-256k" 4
+    disconnect
+}
+do_data_digest() {
+    connect --nr-io-queues=1 --data-digest
+    verified "$LBA-256k" 4
+    disconnect
+}
+# Queues of their own for reads and for writes: four with two CPUs.
+do_connect_4_queues() {
+    connect --nr-io-queues=2 --nr-write-queues=2
+    queues 4
+    verified "$LBA-1m" 8 --numjobs=2 --offset_increment=32m
+    verified 4k-64k 6 --numjobs=2 --offset_increment=32m --iodepth=64
+    disconnect
+}
+do_digests_4_queues() {
+    connect --nr-io-queues=2 --nr-write-queues=2 --hdr-digest --data-digest
+    queues 4
+    verified "$LBA-1m" 8 --numjobs=2 --offset_increment=32m
+}
+do_mkfs() {
+    mkfs.ext4 -F -q "$DEV"
+    mount -t ext4 "$DEV" /mnt
+    cp -r /bin /modules /mnt
+    mkdir /mnt/small
+    for number in $(seq 300); do echo "$number" >"/mnt/small/$number"; done
+    (cd /mnt && find . -type f -exec sha256sum {} + >/tmp/sums)
+    umount /mnt
+    e2fsck -fn "$DEV"
+}
+do_files() {
+    echo 3 >/proc/sys/vm/drop_caches
+    mount -t ext4 "$DEV" /mnt
+    (cd /mnt && sha256sum -c /tmp/sums >/tmp/checked) || { grep -v ': OK' /tmp/checked; return 1; }
+    rm -r /mnt/modules
+    sends nvme_cmd_dsm fstrim -v /mnt
+    sed -i '/ \.\/modules\//d' /tmp/sums
+    umount /mnt
+    e2fsck -fn "$DEV"
+    mount -t ext4 -o ro "$DEV" /mnt
+    (cd /mnt && sha256sum -c /tmp/sums >/tmp/checked) || { grep -v ': OK' /tmp/checked; return 1; }
+    umount /mnt
+}
+do_last_disconnect() { disconnect; }
+do_kernel_log() {
+    # Refused on purpose above: by passthrough, which Linux logs in its own words.
+    if dmesg | grep -iE 'nvme.*(error|timeout|timed out|fail|invalid|unexpected|mismatch|reconnect)|I/O error|ext4.*error|Call Trace|BUG:' |
+        grep -vE 'cmd_flags|Compare|opcode 0x5|LBA Out of Range'; then return 1; fi
+}
+
+STEPS='discover connect_1_queue list id_ctrl id_ns logs fio_lba fio_4k fio_64k fio_1m refusals passthrough flush discard dsm_ranges
+    write_zeroes discard_all keep_alive reset disconnect digests_1_queue header_digest data_digest connect_4_queues digests_4_queues
+    mkfs files last_disconnect kernel_log'
+
+# --- init ----------------------------------------------------------------------------------------------------------------------------
+
+if [ $$ = 1 ]; then
+    /bin/busybox --install -s /bin 2>/dev/null
+    mount -t proc proc /proc
+    mount -t sysfs sys /sys
+    mount -t devtmpfs dev /dev
+    mount -t tmpfs tmp /tmp
+    mount -t tracefs trace $TRACE
+    for module in /modules/*; do insmod "$module"; done
+    ip link set lo up
+    ip link set eth0 up
+    ip address add 10.0.2.15/24 dev eth0
+    # A new shell per step: only there does `-e` end a function at its first failure.
+    for step in $STEPS; do
+        start=$(cut -d ' ' -f 1 /proc/uptime)
+        echo "step $step"
+        if sh -e /steps "$step" >/tmp/said.step 2>&1; then
+            verdict=PASS
+        else
+            verdict=FAIL
+        fi
+        cat /tmp/said.step
+        {
+            echo "$verdict $step ($(awk -v start="$start" '{ printf "%.1f", $1 - start }' /proc/uptime) s)"
+            if [ $verdict = FAIL ]; then
+                tail -n 15 /tmp/said.step | sed 's/^/     | /'
+                dmesg | tail -n 5 | sed 's/^/     ] /'
+            fi
+        } >$SINK
+    done
+    echo DONE >$SINK
+    sleep 0.2
+    poweroff -f
+fi
+"do_$1"
