@@ -53,9 +53,9 @@ pub(crate) struct Run {
     /// The node's TOML file; docs/config.md lists every key
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// Stop when the process that started this one ends
-    #[arg(long, hide = true)]
-    pub(crate) stop_with_parent: bool,
+    /// Stop when this process, which has started this one, ends
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) stop_with_parent: Option<u32>,
 }
 
 /// `ibid status`.
@@ -118,7 +118,7 @@ pub(crate) struct Bench {
     /// NQN of the subsystem
     #[arg(long, value_parser = nqn)]
     pub(crate) nqn: String,
-    /// NQN to connect as; without it a fresh one is made up
+    /// NQN to connect as; without it one of ibid's own
     #[arg(long, value_name = "NQN", value_parser = nqn)]
     pub(crate) host_nqn: Option<String>,
     /// Namespace to use
@@ -157,6 +157,9 @@ pub(crate) struct Bench {
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write the whole latency distribution, of writes and reads together, to this file in HdrHistogram's percentile format
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hgrm: Option<PathBuf>,
 }
 
 /// Where the load generator's commands go.

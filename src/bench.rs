@@ -69,8 +69,14 @@ pub(crate) fn run(args: &args::Bench) -> anyhow::Result<ExitCode> {
         |_| {},
     )?;
     let cpu = cpu_seconds() - cpu;
-    initiator.disconnect()?;
+    // What was measured stands, however the goodbye ends: SPDK's target has no Disconnect command (it is optional: Base 6.4).
+    drop(initiator.disconnect());
 
+    if let Some(file) = &args.hgrm {
+        let mut all = measured.writes.clone();
+        all.add(&measured.reads).expect("the bounds are the same");
+        std::fs::write(file, hgrm(&all)).with_context(|| file.display().to_string())?;
+    }
     let ios = measured.writes.len() + measured.reads.len();
     let seconds = measured.took.as_secs_f64();
     if args.json {
@@ -113,6 +119,27 @@ fn percentiles(histogram: &Histogram<u64>) -> serde_json::Value {
         "max_ns": histogram.max(),
     })
 }
+
+/// A distribution in the text form that HdrHistogram's tools plot, values in microseconds.
+fn hgrm(histogram: &Histogram<u64>) -> String {
+    let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut count = 0;
+    for step in histogram.iter_quantiles(HGRM_STEPS) {
+        count += step.count_since_last_iteration();
+        let (value, quantile) = (step.value_iterated_to() as f64 / 1e3, step.quantile_iterated_to());
+        let inverse = if quantile < 1.0 { format!("{:>14.2}", 1.0 / (1.0 - quantile)) } else { format!("{:>14}", "inf") };
+        out.push_str(format!("{value:12.3} {quantile:2.12} {count:10} {inverse}\n").trim_end());
+        out.push('\n');
+    }
+    let (mean, deviation) = (histogram.mean() / 1e3, histogram.stdev() / 1e3);
+    let (max, total) = (histogram.max() as f64 / 1e3, histogram.len());
+    out.push_str(&format!("#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]\n"));
+    out.push_str(&format!("#[Max     = {max:12.3}, Total count    = {total:12}]\n"));
+    out
+}
+
+/// Lines for each halving of the distance to 100 %: what HdrHistogram's own tools use.
+const HGRM_STEPS: u32 = 5;
 
 fn at(histogram: &Histogram<u64>, quantile: f64) -> String {
     micros(histogram.value_at_quantile(quantile))

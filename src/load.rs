@@ -35,13 +35,24 @@ pub(crate) struct Measured {
 
 impl Measured {
     pub(crate) fn new() -> Measured {
-        let histogram = || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("fixed bounds are right");
-        Measured { writes: histogram(), reads: histogram(), bytes_written: 0, bytes_read: 0, took: Duration::ZERO }
+        let histogram =
+            || Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("fixed bounds are right");
+        Measured {
+            writes: histogram(),
+            reads: histogram(),
+            bytes_written: 0,
+            bytes_read: 0,
+            took: Duration::ZERO,
+        }
     }
 
     pub(crate) fn add(&mut self, other: &Measured) {
-        self.writes.add(&other.writes).expect("the bounds are the same");
-        self.reads.add(&other.reads).expect("the bounds are the same");
+        self.writes
+            .add(&other.writes)
+            .expect("the bounds are the same");
+        self.reads
+            .add(&other.reads)
+            .expect("the bounds are the same");
         self.bytes_written += other.bytes_written;
         self.bytes_read += other.bytes_read;
         self.took += other.took;
@@ -74,7 +85,9 @@ pub(crate) fn run(
     while more || free.len() < depth {
         while more
             && let Some(&slot) = free.last()
-            && let Some(room) = (0..queues).map(|n| (queue + n) % queues).find(|at| initiator.room(*at) > 0)
+            && let Some(room) = (0..queues)
+                .map(|n| (queue + n) % queues)
+                .find(|at| initiator.room(*at) > 0)
         {
             let mut buffer = std::mem::take(&mut buffers[slot]);
             let Some(request) = next(&mut buffer) else {
@@ -89,9 +102,15 @@ pub(crate) fn run(
                 Request::Write { blocks, .. } | Request::Zeroes { blocks, .. } => (false, blocks),
             };
             let bytes = u64::from(blocks) * lba;
-            slots[slot] = Some(InFlight { began: Instant::now(), bytes, read });
+            slots[slot] = Some(InFlight {
+                began: Instant::now(),
+                bytes,
+                read,
+            });
             let submitted = match request {
-                Request::Write { slba, blocks } => initiator.submit_write(room, token, slba, blocks, false, buffer),
+                Request::Write { slba, blocks } => {
+                    initiator.submit_write(room, token, slba, blocks, false, buffer)
+                }
                 Request::Read { slba, blocks } => {
                     buffer.resize(usize::try_from(bytes)?, 0);
                     initiator.submit_read(room, token, slba, blocks, buffer)
@@ -101,18 +120,31 @@ pub(crate) fn run(
                     initiator.submit_zeroes(room, token, slba, blocks, true)
                 }
             };
-            submitted.map_err(|refused| refused.why).context("a request was refused")?;
+            submitted
+                .map_err(|refused| refused.why)
+                .context("a request was refused")?;
+        }
+        if free.len() == depth {
+            // `next` ended the load while nothing was in flight: there is no completion to wait for.
+            break;
         }
         let waited = Instant::now();
         while done.is_empty() {
-            initiator.wait(Duration::from_millis(500), &mut |completion: Completion| done.push(completion))?;
+            initiator.wait(Duration::from_millis(500), &mut |completion: Completion| {
+                done.push(completion)
+            })?;
             if done.is_empty() && waited.elapsed() > SILENCE_MAX {
-                bail!("the target completed nothing for {} s", SILENCE_MAX.as_secs());
+                bail!(
+                    "the target completed nothing for {} s",
+                    SILENCE_MAX.as_secs()
+                );
             }
         }
         for completion in done.drain(..) {
             let slot = usize::try_from(completion.token)?;
-            let flight = slots[slot].take().context("a completion of something that was not asked for")?;
+            let flight = slots[slot]
+                .take()
+                .context("a completion of something that was not asked for")?;
             if !completion.status.is_success() {
                 bail!("a request failed: {}", completion.status);
             }

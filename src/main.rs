@@ -28,17 +28,31 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ibid: {error:#}");
+            eprintln!("ibid: {}", said(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes in one line. Some errors already say their cause: it is not said again.
+fn said(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn show_status(args: &args::Status) -> anyhow::Result<ExitCode> {
     let socket = args.node.socket()?;
     let status = Client::connect(&socket, STATUS_TIMEOUT)
         .and_then(|mut client| client.status())
-        .with_context(|| format!("no status from {}", socket.display()))?;
+        .context("no status")?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -51,11 +65,34 @@ fn take_cp(args: &args::Cp) -> anyhow::Result<ExitCode> {
     let socket = args.node.socket()?;
     let report = Client::connect(&socket, args.timeout)
         .and_then(|mut client| client.cp())
-        .with_context(|| format!("no consistency point from {}", socket.display()))?;
+        .context("no consistency point")?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{report}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let io = || anyhow::Error::from(std::io::Error::from_raw_os_error(2));
+        let plain = io().to_string();
+        assert_eq!(
+            said(&io().context("no status")),
+            format!("no status: {plain}")
+        );
+        assert_eq!(
+            said(
+                &io()
+                    .context(format!("no node ({plain})"))
+                    .context("no status")
+            ),
+            format!("no status: no node ({plain})")
+        );
+    }
 }

@@ -11,15 +11,18 @@ use ibid_control::rpc::{Handler, Refused, Server, Timeouts};
 use ibid_control::status::{CpReport, Histograms, Status};
 use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
 use ibid_driver::idle::{IdleMode, pin_to};
-use ibid_driver::{Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize, TcpStreams, UringDisk};
+use ibid_driver::{
+    Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize, TcpStreams,
+    UringDisk,
+};
 use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{
-    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, Reply, Role, Shard, Snapshot,
-    Source, SourceConfig, Stop, VolumeConfig,
+    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerState,
+    Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, VolumeConfig,
 };
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +35,8 @@ const EAL_MEMORY_MIB: usize = 64;
 const DISK_DEPTH: usize = 1024;
 /// Blocks of a CP on their way to a volume, at a destination: 4 MiB.
 const STAGING_BLOCKS: u32 = 1024;
+/// Memory beside the log for late data of large writes, at a source: 16 MiB, half of which may be under way.
+const ASIDE_BLOCKS: u32 = 4096;
 /// The least memory for reads: eight of the longest.
 const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
@@ -49,6 +54,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 const CP_WAIT: Duration = Duration::from_secs(120);
 /// How often a node that was started by another process looks whether that still lives.
 const PARENT_EVERY: Duration = Duration::from_millis(200);
+/// How long a destination without a parent waits for its source to stop before it.
+const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 const _: () = assert!(config::LOG_HEAD_BYTES == ibid_wire::disk::SEGMENTS_AT);
 
@@ -68,13 +75,14 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("IBID_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
     let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
-    stop_on_signals(commands.clone(), args.stop_with_parent)?;
+    stop_on_signals(commands.clone(), config.node.role, args.stop_with_parent)?;
 
     let mut warnings = Vec::new();
     let (parts, eal, reserve) = open_parts(&config, &mut warnings)?;
@@ -98,18 +106,27 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     let stop = match role {
         config::Role::Source => {
             let source = make_source(&config, parts)?;
-            let listen = source.streams().addresses().ok().and_then(|all| all.first().copied());
-            handler.listen = listen;
-            let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
-            info!(node = %config.node.name, listen = ?listen, control = %config.node.control.display(), "source is up");
+            let listen = first_address(source.streams())?;
+            handler.listen = Some(listen);
+            let server =
+                Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+            info!(node = %config.node.name, %listen, control = %config.node.control.display(), "source is up");
             let stop = run_shard(&config, &eal, source, mode, commands)?;
             drop(server);
             stop
         }
         config::Role::Destination => {
-            let Parts { port, disk, arena, layout, superblock, node } = parts;
+            let Parts {
+                port,
+                disk,
+                arena,
+                layout,
+                superblock,
+                node,
+            } = parts;
             let destination = Destination::new(node, layout, arena, superblock, (port, disk));
-            let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+            let server =
+                Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
             info!(node = %config.node.name, control = %config.node.control.display(), "destination is up");
             let stop = run_shard(&config, &eal, destination, mode, commands)?;
             drop(server);
@@ -122,10 +139,14 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     match (role, stop) {
         (_, Stop::Clean) => info!("stopped: everything acknowledged is in the volumes"),
         (config::Role::Destination, Stop::Unclean) => {
-            info!("stopped: the log holds writes after the last consistency point, which the source still has");
+            info!(
+                "stopped: the log holds writes after the last consistency point, which the source still has"
+            );
         }
         (config::Role::Source, Stop::Unclean) => {
-            warn!("stopped without a last consistency point: acknowledged writes are in the logs but not in the volumes");
+            warn!(
+                "stopped without a last consistency point: acknowledged writes are in the logs but not in the volumes"
+            );
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -133,31 +154,83 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
 }
 
 /// SIGTERM, SIGINT and (where asked for) the end of the parent process become the shard's stop.
-fn stop_on_signals(commands: Arc<ArrayQueue<Command>>, with_parent: bool) -> anyhow::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("no signal handler")?;
-    let parent = std::os::unix::process::parent_id();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let stop = || {
-            let (reply, _) = bounded(1);
-            // A full queue is full of commands of people who wait: this one is tried again with the next signal.
-            drop(commands.push(Command { kind: CommandKind::Stop, reply }));
-        };
-        if with_parent {
+fn stop_on_signals(
+    commands: Arc<ArrayQueue<Command>>,
+    role: config::Role,
+    parent: Option<u32>,
+) -> anyhow::Result<()> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("no signal handler")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let stop = || {
+                let (reply, _) = bounded(1);
+                // A full queue is full of commands of people who wait: this one is tried again with the next signal.
+                drop(commands.push(Command {
+                    kind: CommandKind::Stop,
+                    reply,
+                }));
+            };
+            let Some(parent) = parent else {
+                for _ in signals.forever() {
+                    stop();
+                }
+                return;
+            };
+            let mut orphaned: Option<Instant> = None;
             loop {
-                if signals.pending().next().is_some() || std::os::unix::process::parent_id() != parent {
+                if std::os::unix::process::parent_id() != parent {
+                    let since = orphaned.get_or_insert_with(Instant::now).elapsed();
+                    // As in every orderly stop the source goes first: it needs its destination for the last consistency point.
+                    if role == config::Role::Source
+                        || since >= ORPHAN_WAIT
+                        || !hears_peer(&commands)
+                    {
+                        stop();
+                    }
+                }
+                if signals.pending().next().is_some() {
                     stop();
                 }
                 std::thread::sleep(PARENT_EVERY);
             }
-        }
-        for _ in signals.forever() {
-            stop();
-        }
-    })?;
+        })?;
     Ok(())
 }
 
-fn start_eal(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Eal, Option<HugeReserve>)> {
+/// Whether the shard hears the other node, as far as it tells.
+fn hears_peer(commands: &ArrayQueue<Command>) -> bool {
+    ask(
+        commands,
+        CommandKind::Snapshot(Box::new(Snapshot::with_room())),
+        ANSWER_WAIT,
+    )
+    .is_ok_and(
+        |reply| matches!(reply, Reply::Snapshot(snapshot) if snapshot.peer == PeerState::Connected),
+    )
+}
+
+/// Gives the shard a command and waits for its answer.
+fn ask(
+    commands: &ArrayQueue<Command>,
+    kind: CommandKind,
+    wait: Duration,
+) -> Result<Reply, Refused> {
+    let (reply, answer) = bounded(1);
+    commands
+        .push(Command { kind, reply })
+        .map_err(|_| Refused::TimedOut)?;
+    answer.recv_timeout(wait).map_err(|error| match error {
+        RecvTimeoutError::Timeout => Refused::TimedOut,
+        RecvTimeoutError::Disconnected => Refused::Stopping,
+    })
+}
+
+fn start_eal(
+    config: &Config,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<(Eal, Option<HugeReserve>)> {
     let mut reserve = None;
     let mut memory = EalMemory::Ordinary;
     if config.node.huge_pages {
@@ -166,28 +239,46 @@ fn start_eal(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Eal
                 reserve = Some(pages);
                 memory = EalMemory::Auto;
             }
-            Err(refused) => warnings.push(format!("packet buffers lie in ordinary memory: {refused}")),
+            Err(refused) => {
+                warnings.push(format!("packet buffers lie in ordinary memory: {refused}"))
+            }
         }
     }
     let log = Some((|line: &str| tracing::debug!("dpdk: {line}")) as fn(&str));
-    let (eal, warning) =
-        Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log }).context("DPDK does not start")?;
+    let (eal, warning) = Eal::init(EalConfig {
+        memory_mib: EAL_MEMORY_MIB,
+        memory,
+        log,
+    })
+    .context("DPDK does not start")?;
     warnings.extend(warning.map(|warning| warning.to_string()));
     Ok((eal, reserve))
 }
 
-fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Parts, Eal, Option<HugeReserve>)> {
+fn open_parts(
+    config: &Config,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<(Parts, Eal, Option<HugeReserve>)> {
     let mut open = |what: &str, path: &std::path::Path, options: OpenOptions| {
-        let (file, warning) = DiskFile::open(path, options).with_context(|| format!("{what} {}", path.display()))?;
+        let (file, warning) =
+            DiskFile::open(path, options).with_context(|| format!("{what} {}", path.display()))?;
         warnings.extend(warning.map(|warning| format!("{what} {}: {warning}", path.display())));
         anyhow::Ok(file)
     };
-    let log_options = OpenOptions { create_bytes: Some(config.log.size), written: true, read_only: false };
+    let log_options = OpenOptions {
+        create_bytes: Some(config.log.size),
+        written: true,
+        read_only: false,
+    };
     let log = open("log.device", &config.log.device, log_options)?;
     let mut files = Vec::new();
     let mut volumes = Vec::new();
     for volume in &config.volumes {
-        let options = OpenOptions { create_bytes: volume.size, written: false, read_only: false };
+        let options = OpenOptions {
+            create_bytes: volume.size,
+            written: false,
+            read_only: false,
+        };
         let file = open("volume.device", &volume.device, options)?;
         let bytes = volume.size.unwrap_or(file.bytes());
         ensure!(
@@ -202,10 +293,14 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Pa
             file.block_bytes(),
             volume.lba
         );
-        volumes.push(VolumeConfig { sectors: bytes / SECTOR_BYTES, uuid: volume.uuid.bytes() });
+        volumes.push(VolumeConfig {
+            sectors: bytes / SECTOR_BYTES,
+            uuid: volume.uuid.bytes(),
+        });
         files.push(file);
     }
-    let segment_blocks = u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
+    let segment_blocks =
+        u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
     let node = NodeConfig {
         pair: config.node.pair.bytes(),
         segments: config.log.segments,
@@ -226,8 +321,16 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Pa
     let layout = Layout::new(LayoutConfig {
         segments: node.segments,
         segment_blocks,
-        read_blocks: if role == Role::Source { u32::try_from(read_blocks).context("node.read_memory")? } else { 0 },
-        staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { 0 },
+        read_blocks: if role == Role::Source {
+            u32::try_from(read_blocks).context("node.read_memory")?
+        } else {
+            0
+        },
+        staging_blocks: if role == Role::Destination {
+            STAGING_BLOCKS
+        } else {
+            ASIDE_BLOCKS
+        },
     });
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
@@ -237,16 +340,44 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<(Pa
     warnings.extend(warning.map(|warning| warning.to_string()));
     // DPDK takes its pages when the port is opened: until then nobody else may have them.
     let (eal, mut reserve) = start_eal(config, warnings)?;
-    let port = LinkPort::open(&eal, &link_config(config), arena.clone(), MonotonicClock::new()).context("the link")?;
+    let port = LinkPort::open(
+        &eal,
+        &link_config(config),
+        arena.clone(),
+        MonotonicClock::new(),
+    )
+    .with_context(|| link_name(config))?;
     if let Some(reserve) = &mut reserve {
         reserve.taken();
     }
-    Ok((Parts { port, disk, arena, layout, superblock, node }, eal, reserve))
+    Ok((
+        Parts {
+            port,
+            disk,
+            arena,
+            layout,
+            superblock,
+            node,
+        },
+        eal,
+        reserve,
+    ))
+}
+
+/// The link's device as the configuration has it, for an error message.
+fn link_name(config: &Config) -> String {
+    match &config.link.device {
+        LinkDevice::AfPacket { interface } => format!("link.interface = {interface}"),
+        LinkDevice::Memif { socket, .. } => format!("link.socket = {}", socket.display()),
+        LinkDevice::Vdev(arguments) => format!("link.vdev = {arguments}"),
+    }
 }
 
 fn link_config(config: &Config) -> LinkConfig {
     let device = match &config.link.device {
-        LinkDevice::AfPacket { interface } => ibid_dpdk::LinkDevice::AfPacket { interface: interface.clone() },
+        LinkDevice::AfPacket { interface } => ibid_dpdk::LinkDevice::AfPacket {
+            interface: interface.clone(),
+        },
         LinkDevice::Memif { socket, role } => ibid_dpdk::LinkDevice::Memif {
             socket: socket.clone(),
             role: match role {
@@ -269,14 +400,23 @@ fn link_config(config: &Config) -> LinkConfig {
 type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
 
 fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
-    let Parts { port, disk, arena, layout, superblock, node } = parts;
-    let Some(target) = &config.target else { bail!("a source has a [target]") };
+    let Parts {
+        port,
+        disk,
+        arena,
+        layout,
+        superblock,
+        node,
+    } = parts;
+    let Some(target) = &config.target else {
+        bail!("a source has a [target]")
+    };
     let mut streams = TcpStreams::listen(target.listen, arena.clone(), CONNECTIONS_MAX)
         .with_context(|| format!("target.listen = {}", target.listen))?;
     if let Some(descriptor) = disk.descriptor() {
         streams.watch(descriptor).context("epoll")?;
     }
-    let listen: SocketAddr = streams.addresses()?.first().copied().context("no address to listen on")?;
+    let listen = first_address(&streams)?;
     let namespaces = config
         .volumes
         .iter()
@@ -319,7 +459,21 @@ fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
         cp_full: config.log.cp_mode == CpMode::Full,
         stop_wait: STOP_WAIT,
     };
-    Ok(Source::new(source_config, layout, arena, superblock, (port, disk, streams)))
+    Ok(Source::new(
+        source_config,
+        layout,
+        arena,
+        superblock,
+        (port, disk, streams),
+    ))
+}
+
+fn first_address(streams: &TcpStreams) -> anyhow::Result<SocketAddr> {
+    streams
+        .addresses()?
+        .first()
+        .copied()
+        .context("no address to listen on")
 }
 
 /// The shard has a thread of its own, pinned where the configuration says so; whoever called waits for its end.
@@ -332,25 +486,31 @@ fn run_shard<S: Shard + Send>(
 ) -> anyhow::Result<Stop> {
     let core = config.node.cpu;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("shard-0".into()).spawn_scoped(scope, || {
-            if let Some(core) = core {
-                pin_to(core).with_context(|| format!("node.cpu = {core}"))?;
-            }
-            let lcore = eal.register_thread()?;
-            let stop = shard.run(&mut MonotonicClock::new(), mode, &commands);
-            // The port goes while its thread is still DPDK's.
-            drop(shard);
-            drop(lcore);
-            anyhow::Ok(stop)
-        })?;
-        thread.join().unwrap_or_else(|_| bail!("the shard panicked"))
+        let thread = std::thread::Builder::new()
+            .name("shard-0".into())
+            .spawn_scoped(scope, || {
+                if let Some(core) = core {
+                    pin_to(core).with_context(|| format!("node.cpu = {core}"))?;
+                }
+                let lcore = eal.register_thread()?;
+                let stop = shard.run(&mut MonotonicClock::new(), mode, &commands);
+                // The port goes while its thread is still DPDK's.
+                drop(shard);
+                drop(lcore);
+                anyhow::Ok(stop)
+            })?;
+        thread
+            .join()
+            .unwrap_or_else(|_| bail!("the shard panicked"))
     })
 }
 
 /// Eight bytes nobody can guess: session numbers must differ at every start.
 fn chance() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("/dev/urandom")?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
     Ok(u64::from_le_bytes(bytes))
 }
 
@@ -366,18 +526,18 @@ struct NodeHandler {
 
 impl NodeHandler {
     fn ask(&self, kind: CommandKind, wait: Duration) -> Result<Reply, Refused> {
-        let (reply, answer) = bounded(1);
-        self.commands.push(Command { kind, reply }).map_err(|_| Refused::TimedOut)?;
-        answer.recv_timeout(wait).map_err(|error| match error {
-            RecvTimeoutError::Timeout => Refused::TimedOut,
-            RecvTimeoutError::Disconnected => Refused::Stopping,
-        })
+        ask(&self.commands, kind, wait)
     }
 
     fn snapshot(&self) -> Result<Box<Snapshot>, Refused> {
-        match self.ask(CommandKind::Snapshot(Box::new(Snapshot::with_room())), ANSWER_WAIT)? {
+        match self.ask(
+            CommandKind::Snapshot(Box::new(Snapshot::with_room())),
+            ANSWER_WAIT,
+        )? {
             Reply::Snapshot(snapshot) => Ok(snapshot),
-            Reply::Cp(_) | Reply::Stopping | Reply::NotSource | Reply::Busy => Err(Refused::TimedOut),
+            Reply::Cp(_) | Reply::Stopping | Reply::NotSource | Reply::Busy => {
+                Err(Refused::TimedOut)
+            }
         }
     }
 }
@@ -385,7 +545,13 @@ impl NodeHandler {
 impl Handler for NodeHandler {
     fn status(&self) -> Result<Status, Refused> {
         let snapshot = self.snapshot()?;
-        let mut status = report::status(&self.config, &snapshot, self.started.elapsed(), self.listen, self.huge_pages);
+        let mut status = report::status(
+            &self.config,
+            &snapshot,
+            self.started.elapsed(),
+            self.listen,
+            self.huge_pages,
+        );
         status.warnings.extend(self.warnings.iter().cloned());
         Ok(status)
     }

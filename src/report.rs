@@ -2,10 +2,11 @@
 
 use ibid_control::config::{self, Config};
 use ibid_control::status::{
-    ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, Histograms, LinkStatus, LogStatus, NodeStatus, PairState,
-    Promise, StageHistogram, StageLatency, Status, TargetStatus, VolumeStatus,
+    ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, Histograms, LinkStatus, LogStatus,
+    NodeStatus, PairState, Promise, StageHistogram, StageLatency, Status, TargetStatus,
+    VolumeStatus,
 };
-use ibid_runtime::{CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot};
+use ibid_runtime::{CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot, Stage};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -66,8 +67,8 @@ pub(crate) fn status(
             commands: snapshot.target[2],
         }),
         volumes: volumes(config, snapshot),
-        copied_bytes: copied(snapshot),
-        latency: latency(snapshot),
+        copied_bytes: copied(role, snapshot),
+        latency: latency(role, snapshot),
         warnings: warnings(role, snapshot),
     }
 }
@@ -82,7 +83,11 @@ fn link(config: &Config, snapshot: &Snapshot) -> LinkStatus {
         datagram_bytes_max: snapshot.datagram_bytes_max,
         rtt_ns: (snapshot.rtt.get() > 0).then_some(snapshot.rtt.get()),
         tx_frames: port.tx_frames,
-        tx_bytes: ClassBytes { log: port.tx_bytes[0], cp: port.tx_bytes[1], control: port.tx_bytes[2] },
+        tx_bytes: ClassBytes {
+            log: port.tx_bytes[0],
+            cp: port.tx_bytes[1],
+            control: port.tx_bytes[2],
+        },
         tx_repeated_frames: snapshot.tx_repeated,
         rx_frames: port.rx_frames,
         rx_bytes: port.rx_bytes,
@@ -98,7 +103,10 @@ fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
             name: volume.name.clone(),
             nsid: place as u32 + 1,
             device: volume.device.clone(),
-            bytes: volume.size.or_else(|| file_bytes(&volume.device)).unwrap_or(0),
+            bytes: volume
+                .size
+                .or_else(|| file_bytes(&volume.device))
+                .unwrap_or(0),
             lba_bytes: volume.lba,
             uuid: volume.uuid,
             reads: counters.reads,
@@ -112,22 +120,30 @@ fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
 /// Size of a volume whose configuration takes what the device has.
 fn file_bytes(path: &std::path::Path) -> Option<u64> {
     use std::io::Seek as _;
-    std::fs::File::open(path).and_then(|mut file| file.seek(std::io::SeekFrom::End(0))).ok()
+    std::fs::File::open(path)
+        .and_then(|mut file| file.seek(std::io::SeekFrom::End(0)))
+        .ok()
 }
 
-fn copied(snapshot: &Snapshot) -> Vec<CopiedBytes> {
-    let mut copied: Vec<CopiedBytes> = Snapshot::COPIED
-        .iter()
-        .zip(snapshot.copied)
-        .map(|(place, bytes)| CopiedBytes { place: (*place).to_owned(), bytes })
-        .collect();
-    copied.push(CopiedBytes { place: "log to frame".to_owned(), bytes: snapshot.port.tx_copied_bytes });
-    copied
+/// Each role copies at places of its own.
+fn copied(role: config::Role, snapshot: &Snapshot) -> Vec<CopiedBytes> {
+    let receiving = ["frame to log", "frame to staging"];
+    let places = Snapshot::COPIED.iter().copied().zip(snapshot.copied);
+    places
+        .chain([("log to frame", snapshot.port.tx_copied_bytes)])
+        .filter(|(place, _)| receiving.contains(place) == (role == config::Role::Destination))
+        .map(|(place, bytes)| CopiedBytes {
+            place: place.to_owned(),
+            bytes,
+        })
+        .collect()
 }
 
-fn latency(snapshot: &Snapshot) -> Vec<StageLatency> {
+/// A destination's only stage is to persist.
+fn latency(role: config::Role, snapshot: &Snapshot) -> Vec<StageLatency> {
     STAGES
         .iter()
+        .filter(|(stage, _)| role == config::Role::Source || *stage == Stage::Persist)
         .map(|(stage, name)| {
             let times = snapshot.times.get(*stage);
             StageLatency {
@@ -199,8 +215,14 @@ pub(crate) fn histograms(snapshot: &Snapshot) -> Histograms {
         .iter()
         .map(|(stage, name)| {
             let times = snapshot.times.get(*stage);
-            let buckets = times.iter_recorded().map(|step| (step.value_iterated_to(), step.count_since_last_iteration()));
-            StageHistogram { stage: (*name).to_owned(), count: times.len(), buckets: buckets.collect() }
+            let buckets = times
+                .iter_recorded()
+                .map(|step| (step.value_iterated_to(), step.count_since_last_iteration()));
+            StageHistogram {
+                stage: (*name).to_owned(),
+                count: times.len(),
+                buckets: buckets.collect(),
+            }
         })
         .collect();
     Histograms { stages }

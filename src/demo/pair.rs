@@ -4,8 +4,8 @@ use super::link::Veth;
 use crate::args::DemoLink;
 use anyhow::{Context as _, bail, ensure};
 use ibid_control::config::{
-    Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole, NQN_UUID_PREFIX, Node, Role, Target, Uuid,
-    Volume,
+    Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole, NQN_UUID_PREFIX,
+    Node, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
 use ibid_control::status::{CpReport, PairState, Status};
@@ -22,9 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const SEGMENTS: u32 = 4;
-const SEGMENT_SIZE: u64 = 64 << 20;
+const SEGMENT_SIZE: u64 = 32 << 20;
 const READ_MEMORY: u64 = 16 << 20;
-const READY_WAIT: Duration = Duration::from_secs(30);
+const READY_WAIT: Duration = Duration::from_secs(60);
 const STOP_WAIT: Duration = Duration::from_secs(60);
 const RPC_WAIT: Duration = Duration::from_secs(150);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -89,7 +89,13 @@ impl Pair {
         // The server of a memif is there before its client looks for it.
         let destination = Process::start(node(Role::Destination), space)?;
         let source = Process::start(node(Role::Source), None)?;
-        Ok(Pair { source, destination, config: config.clone(), nqn, _veth: veth })
+        Ok(Pair {
+            source,
+            destination,
+            config: config.clone(),
+            nqn,
+            _veth: veth,
+        })
     }
 
     pub(crate) fn nqn(&self) -> &str {
@@ -104,10 +110,17 @@ impl Pair {
             if let Ok(status) = self.source_status()
                 && status.promise.state == PairState::InSync
             {
-                return status.target.map(|target| target.listen).context("a source has a target");
+                return status
+                    .target
+                    .map(|target| target.listen)
+                    .context("a source has a target");
             }
             if Instant::now() >= deadline {
-                bail!("the pair was not ready after {} s; {}", READY_WAIT.as_secs(), self.logs());
+                bail!(
+                    "the pair was not ready after {} s; {}",
+                    READY_WAIT.as_secs(),
+                    self.logs()
+                );
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -137,7 +150,11 @@ impl Pair {
     }
 
     fn logs(&self) -> String {
-        format!("source: {}\ndestination: {}", tail(&self.source.log), tail(&self.destination.log))
+        format!(
+            "source: {}\ndestination: {}",
+            tail(&self.source.log),
+            tail(&self.destination.log)
+        )
     }
 
     /// Returns when `stop` is set; an error when a node ends before.
@@ -200,7 +217,12 @@ impl Process {
             }
             None => Command::new(program),
         };
-        command.arg("run").arg("--config").arg(&file).arg("--stop-with-parent");
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .arg("--stop-with-parent")
+            .arg(std::process::id().to_string());
         // A process group of its own: Ctrl-C reaches the demonstration, which stops its nodes in the right order.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command
@@ -217,30 +239,58 @@ impl Process {
         let deadline = Instant::now() + STOP_WAIT;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "the {} ended with {status}; {}", self.config.node.name, tail(&self.log));
+                ensure!(
+                    status.success(),
+                    "the {} ended with {status}; {}",
+                    self.config.node.name,
+                    tail(&self.log)
+                );
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("the {} did not stop within {} s; {}", self.config.node.name, STOP_WAIT.as_secs(), tail(&self.log));
+                bail!(
+                    "the {} did not stop within {} s; {}",
+                    self.config.node.name,
+                    STOP_WAIT.as_secs(),
+                    tail(&self.log)
+                );
             }
             std::thread::sleep(LOOK_EVERY);
         }
     }
 }
 
-fn node_config(config: &PairConfig, role: Role, pair: Uuid, volume: Uuid, nqn: &str, veth: Option<&Veth>) -> Config {
+fn node_config(
+    config: &PairConfig,
+    role: Role,
+    pair: Uuid,
+    volume: Uuid,
+    nqn: &str,
+    veth: Option<&Veth>,
+) -> Config {
     let source = role == Role::Source;
     let name = if source { "source" } else { "destination" };
     let folder = config.folder.join(name);
     // Fresh files each time: a demonstration never goes on where another ended.
     drop(fs::remove_dir_all(&folder));
     drop(fs::create_dir_all(&folder));
-    let ends: [SocketAddrV4; 2] = ["192.0.2.1:4791", "192.0.2.2:4791"].map(|end| end.parse().expect("an address"));
+    let ends: [SocketAddrV4; 2] =
+        ["192.0.2.1:4791", "192.0.2.2:4791"].map(|end| end.parse().expect("an address"));
     let device = match veth {
-        Some(veth) => LinkDevice::AfPacket { interface: if source { veth.near.clone() } else { veth.far.clone() } },
+        Some(veth) => LinkDevice::AfPacket {
+            interface: if source {
+                veth.near.clone()
+            } else {
+                veth.far.clone()
+            },
+        },
         None => LinkDevice::Memif {
             socket: config.folder.join("memif.sock"),
-            role: if source { MemifRole::Client } else { MemifRole::Server },
+            role: if source {
+                MemifRole::Client
+            } else {
+                MemifRole::Server
+            },
         },
     };
     Config {
@@ -292,13 +342,17 @@ fn node_config(config: &PairConfig, role: Role, pair: Uuid, volume: Uuid, nqn: &
 
 fn random_uuid() -> anyhow::Result<Uuid> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("/dev/urandom")?;
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
     Ok(Uuid::from_random(bytes))
 }
 
 /// SHA-256 of a file's first `bytes`.
 pub(crate) fn sha256(path: &Path, bytes: u64) -> anyhow::Result<[u8; 32]> {
-    let mut file = File::open(path).with_context(|| path.display().to_string())?.take(bytes);
+    let mut file = File::open(path)
+        .with_context(|| path.display().to_string())?
+        .take(bytes);
     let mut sha = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

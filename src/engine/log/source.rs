@@ -525,7 +525,7 @@ impl SourceLog {
     }
 
     /// The index of a segment that is drained.
-    pub fn index(&self, segment: CpId) -> &Index {
+    pub fn dirty_index(&self, segment: CpId) -> &Index {
         &self.slot(segment).index
     }
 

@@ -150,8 +150,7 @@ fn an_abandoned_write_leaves_no_entry_and_gives_its_room_back() {
 fn every_entry_has_a_batch_even_when_each_is_closed_alone() {
     let (mut log, mut memory) = log(2);
     let mut written = 0;
-    loop {
-        let Ok(placement) = reserve(&mut log, 8 * written, 8) else { break };
+    while let Ok(placement) = reserve(&mut log, 8 * written, 8) {
         assert_eq!(log.complete(NOW, placement, written), Completion::Logged);
         assert!(log.close_batch(&mut memory).is_some());
         written += 1;

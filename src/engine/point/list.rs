@@ -179,7 +179,7 @@ impl Lister {
                 }
             }
             let next = at as usize + 1;
-            if next % SORT_NODES != 0 && next < self.order.len() {
+            if !next.is_multiple_of(SORT_NODES) && next < self.order.len() {
                 self.heads.push(Reverse((index.node(self.order[next]).0, next as u32)));
             }
         }

@@ -67,7 +67,7 @@ impl<D: Disk> Core<D> {
 
     fn list_step(&mut self) {
         let cp = self.running_cp();
-        let complete = self.lister.step(cp, self.log.index(cp), &self.log.pages, &mut self.list);
+        let complete = self.lister.step(cp, self.log.dirty_index(cp), &self.log.pages, &mut self.list);
         self.list_crc.update(&self.list.bytes()[self.hashed * RECORD_BYTES..]);
         for index in self.hashed..self.list.len() {
             let record = self.list.get(index).expect("a record just made");

@@ -12,7 +12,7 @@ pub const RUN_SECTORS_MAX: u32 = 65_528;
 /// Bytes of a [`CpOpen`].
 pub const CP_OPEN_BYTES: usize = 112;
 
-const _: () = assert!(RUN_SECTORS_MAX <= u16::MAX as u32 && RUN_SECTORS_MAX % 8 == 0);
+const _: () = assert!(RUN_SECTORS_MAX <= u16::MAX as u32 && RUN_SECTORS_MAX.is_multiple_of(8));
 
 // The highest page numbers name no page: a segment has fewer blocks than that.
 const PAGE_ZEROES: u32 = 0xFFFF_FFFF;
