@@ -15,8 +15,8 @@ pub const YIELD_SPAN_MAX: Nanos = Nanos::from_millis(1);
 /// The first sleep, and what it grows to (a quarter more each time).
 pub const SLEEP_SPAN_MIN: Nanos = Nanos::from_micros(20);
 /// The longest sleep: it bounds how late a frame from a device without a descriptor is seen, so the first write after a quiet
-/// time is still done within 2 ms. A wakeup costs about 20 µs of CPU on a busy virtual machine: with 0.5 ms two idle nodes took
-/// 9 % of a core, with this less than half of that.
+/// time is still done within 2 ms. With 0.5 ms two idle nodes took 8.5 to 10 % of a core, with this 5.5 to 6 %; what is left is
+/// mostly the yields after every heartbeat.
 pub const SLEEP_SPAN_MAX: Nanos = Nanos::from_micros(1500);
 
 /// Whether a shard ever gives its core away.

@@ -173,6 +173,9 @@ pub enum StreamEvent {
     Opened(StreamId),
     /// Bytes may be waiting (or the end): receive until `WouldBlock`.
     Readable(StreamId),
+    /// The other side sends no more (or the connection broke): the end stands behind what is still to be received. Told
+    /// beside `Readable`, so that after a short receive nobody stops before the end.
+    Ended(StreamId),
     /// There is room again after a send had said `WouldBlock`.
     Writable(StreamId),
 }

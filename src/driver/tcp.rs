@@ -179,6 +179,9 @@ impl TcpStreams {
         if broken || has(libc::EPOLLIN | libc::EPOLLRDHUP) {
             sink(StreamEvent::Readable(id));
         }
+        if broken || has(libc::EPOLLRDHUP) {
+            sink(StreamEvent::Ended(id));
+        }
         if stream.wants_room && (broken || has(libc::EPOLLOUT)) {
             stream.wants_room = false;
             sink(StreamEvent::Writable(id));

@@ -34,7 +34,7 @@ const REPORT_AFTER: Nanos = Nanos::from_millis(1);
 /// Disk operations of one batch, at most: a header, a descriptor and a run per entry.
 const BATCH_OPS_MAX: usize = 2 + 4096 / ENTRY_BYTES;
 /// Disk operations of a CP (besides its blocks), of the superblock and of the log's flush.
-const OTHER_OPS_MAX: usize = 64;
+const OTHER_OPS_MAX: usize = 96;
 const _: () = assert!(4 * JOBS_MAX > BATCH_OPS_MAX + OTHER_OPS_MAX);
 /// The source is away after this long without a frame.
 const AWAY_AFTER: Nanos = Nanos::from_millis(2000);

@@ -16,8 +16,10 @@ use ibid_wire::peer::{Record, RecordKind};
 const WRITE_SECTORS_MAX: u32 = 512;
 /// Sectors of zeroes in one operation, at most.
 const ZERO_SECTORS_MAX: u32 = 65_528;
-/// Disk operations under way, at most.
-const DEPTH_MAX: u32 = 16;
+/// Disk operations under way, at most …
+const DEPTH_MAX: u32 = 64;
+/// … and how few must be left before more are started: submitted in groups they cost the kernel, and a virtual disk's host, far less.
+const DEPTH_LOW: u32 = 32;
 /// Records looked at in one step, at most, so that a list of opcodes for elsewhere does not hold up a turn.
 const RECORDS_PER_STEP: usize = 256;
 
@@ -109,6 +111,8 @@ pub struct Apply {
     within: u32,
     volume: Option<VolumeId>,
     in_flight: u32,
+    /// A group of operations is being started.
+    filling: bool,
     touched: [bool; VOLUMES_MAX],
     flushing: usize,
     volume_sectors: Vec<u64>,
@@ -140,6 +144,7 @@ impl Apply {
             within: 0,
             volume: None,
             in_flight: 0,
+            filling: false,
             touched: [false; VOLUMES_MAX],
             flushing: 0,
             volume_sectors,
@@ -223,7 +228,8 @@ impl Apply {
         match self.phase {
             Phase::Idle | Phase::Done => None,
             Phase::Writing => {
-                if self.in_flight >= DEPTH_MAX {
+                self.filling = self.in_flight < if self.filling { DEPTH_MAX } else { DEPTH_LOW };
+                if !self.filling {
                     return None;
                 }
                 for _ in 0..RECORDS_PER_STEP {

@@ -24,6 +24,8 @@ pub(super) struct Conn {
     writable: bool,
     /// Something changed what it wants to send or may receive.
     attend: bool,
+    /// The host sends no more.
+    ended: bool,
 }
 
 /// The command's place in tables beside the frontend.
@@ -59,12 +61,20 @@ impl<D: Disk> Core<D> {
                     readable: true,
                     writable: true,
                     attend: true,
+                    ended: false,
                 };
+                self.conns_used = self.conns_used.max(id.index() + 1);
                 self.drain_events(now);
             }
             StreamEvent::Readable(stream) => {
                 if let Some(conn) = self.conn_of(stream) {
                     conn.readable = true;
+                }
+            }
+            StreamEvent::Ended(stream) => {
+                if let Some(conn) = self.conn_of(stream) {
+                    conn.readable = true;
+                    conn.ended = true;
                 }
             }
             StreamEvent::Writable(stream) => {
@@ -78,7 +88,7 @@ impl<D: Disk> Core<D> {
     }
 
     fn conn_of(&mut self, stream: StreamId) -> Option<&mut Conn> {
-        self.conns
+        self.conns[..self.conns_used]
             .iter_mut()
             .find(|conn| conn.stream == Some(stream))
     }
@@ -86,7 +96,7 @@ impl<D: Disk> Core<D> {
     /// Receives from every connection that has something, straight into log pages.
     pub(super) fn receive_clients<S: Streams>(&mut self, now: Nanos, streams: &mut S) -> bool {
         let mut any = false;
-        for at in 0..self.conns.len() {
+        for at in 0..self.conns_used {
             for _ in 0..RECEIVES_PER_TURN {
                 let Conn {
                     id: Some(id),
@@ -97,20 +107,25 @@ impl<D: Disk> Core<D> {
                 else {
                     break;
                 };
-                let got = match self.frontend.receive_plan(id) {
+                let (asked, got) = match self.frontend.receive_plan(id) {
                     // What is in the socket is still there when the plan becomes one that receives.
                     ReceivePlan::Blocked | ReceivePlan::Closing => break,
                     ReceivePlan::Receive { payload, head } => {
-                        streams.receive(stream, payload, head)
+                        let asked = payload.map_or(0, |span| span.len as usize) + head.len();
+                        (asked, streams.receive(stream, payload, head))
                     }
                 };
                 match got {
-                    // A short count does not end it: the end of the stream may stand behind the last bytes, told by the same event.
                     Ok(count) => {
                         any = true;
                         self.frontend.received(now, id, count);
                         self.conns[at].attend = true;
                         self.drain_events(now);
+                        // A short count has emptied the socket; what comes later is told by a new event. Only an end that was
+                        // told already has none to come.
+                        if count < asked && !self.conns[at].ended {
+                            self.conns[at].readable = false;
+                        }
                     }
                     Err(StreamStop::WouldBlock) => self.conns[at].readable = false,
                     Err(StreamStop::Closed) => {
@@ -132,6 +147,9 @@ impl<D: Disk> Core<D> {
         if let Some(stream) = conn.stream {
             streams.close(stream);
         }
+        while self.conns_used > 0 && self.conns[self.conns_used - 1].id.is_none() {
+            self.conns_used -= 1;
+        }
     }
 
     pub(super) fn close_all<S: Streams>(&mut self, now: Nanos, streams: &mut S) {
@@ -148,7 +166,7 @@ impl<D: Disk> Core<D> {
     /// Sends on every connection that has something to say.
     pub(super) fn send_clients<S: Streams>(&mut self, now: Nanos, streams: &mut S) -> bool {
         let mut any = false;
-        for at in 0..self.conns.len() {
+        for at in 0..self.conns_used {
             for _ in 0..SENDS_PER_TURN {
                 let Conn {
                     id: Some(id),

@@ -59,6 +59,8 @@ const RECEIVE_FRAMES: usize = 64;
 const WAITING_EXTRA: usize = 4096;
 /// Streams that one poll of the driver may open, each of which may be refused.
 const REFUSED_STREAMS: usize = 256;
+/// How long a source sleeps that awaits nothing of its peer: clients and disks wake it, only heartbeats and the control plane wait.
+const QUIET_WAIT: Nanos = Nanos::from_millis(10);
 /// Commands for CPs that may wait.
 const WAITERS_MAX: usize = 16;
 
@@ -86,6 +88,8 @@ struct Core<D> {
     // Clients.
     frontend: Frontend,
     conns: Vec<Conn>,
+    /// No connection has a place from here on.
+    conns_used: usize,
     /// Streams that opened in this poll and can't be taken.
     refused_streams: Vec<StreamId>,
     queue_depth: usize,
@@ -200,7 +204,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             late_after: LATE_AFTER,
         });
         // Every write job: a header, a descriptor and at most one run per entry; every read: one operation per block.
-        let disk_ops_max = 2 * JOBS_MAX + writes_max + commands_max * reads::READ_OPS_MAX + 64;
+        let disk_ops_max = 2 * JOBS_MAX + writes_max + commands_max * reads::READ_OPS_MAX + 96;
         let core = Core {
             memory: ArenaMemory(arena.clone()),
             arena,
@@ -214,6 +218,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             frontend: Frontend::new(config.target),
             conns: vec![Conn::default(); usize::from(limits.connections_max)],
             refused_streams: Vec::with_capacity(REFUSED_STREAMS),
+            conns_used: 0,
             queue_depth: usize::from(limits.queue_depth_max),
             command_table: vec![CommandTable::default(); commands_max],
             writes: Slots::new(writes_max, WriteSlot::EMPTY),
@@ -344,6 +349,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
 
     fn wait(&mut self, span: Nanos) {
         // An event noted now is handled in the turn that follows. The last turn's time will do for deadlines that begin here.
+        let span = if self.core.awaits_nothing() { span.max(QUIET_WAIT) } else { span };
         self.poll(self.core.now, span);
     }
 }
@@ -443,6 +449,12 @@ impl<D: Disk> Core<D> {
         let connections = self.conns.iter().filter(|conn| conn.stream.is_some()).count() as u32;
         snapshot.target = [self.frontend.controllers_open(), connections, self.commands];
         snapshot.take_tables(&self.volumes, &self.times);
+    }
+
+    /// Nothing is under way that a frame of the peer could end.
+    fn awaits_nothing(&self) -> bool {
+        let settled = self.log.durable_there_lsn() >= self.log.last_lsn() && self.cp_phase == CpPhase::Idle;
+        settled && self.peer.is_connected() && self.link.is_quiet() && self.writes.used() == 0 && self.stopping.is_none()
     }
 
     /// Everything that must be over before a clean stop is over.

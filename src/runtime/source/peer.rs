@@ -84,7 +84,7 @@ impl Peer {
         (state, silent)
     }
 
-    fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.stand == Stand::Connected
     }
 }

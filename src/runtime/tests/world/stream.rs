@@ -224,6 +224,7 @@ impl Streams for MemStreams {
                 [
                     opened.then_some(StreamEvent::Opened(id)),
                     (readable && !opened).then_some(StreamEvent::Readable(id)),
+                    (readable && socket.ended).then_some(StreamEvent::Ended(id)),
                     std::mem::take(&mut socket.writable).then_some(StreamEvent::Writable(id)),
                 ]
             };

@@ -1,0 +1,12 @@
+//! Tests of a real pair: the built `ibid` as processes, over DPDK, with files on a disk and a client that remembers what it was promised.
+//! Every test uses the program as an operator would, by its arguments, files, control socket and signals, and starts everything itself.
+//! Where a test can't run it says `SKIPPED:` and why.
+
+mod common;
+mod killed;
+mod link;
+mod load;
+mod node;
+mod process;
+mod refused;
+mod served;
