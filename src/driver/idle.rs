@@ -10,13 +10,14 @@ use ibid_units::Nanos;
 
 /// Turns without work that are spun through, with a pause instruction each.
 pub const SPIN_TURNS_MAX: u32 = 200;
-/// Quiet time after which yielding turns into sleeping.
+/// Quiet time after which yielding turns into sleeping, at most …
 pub const YIELD_SPAN_MAX: Nanos = Nanos::from_millis(1);
+/// … and for every busy turn since the last sleep: one heartbeat in the quiet is no load that more of will follow.
+pub const YIELD_SPAN_PER_TURN: Nanos = Nanos::from_micros(100);
 /// The first sleep, and what it grows to (a quarter more each time).
 pub const SLEEP_SPAN_MIN: Nanos = Nanos::from_micros(20);
 /// The longest sleep: it bounds how late a frame from a device without a descriptor is seen, so the first write after a quiet
-/// time is still done within 2 ms. With 0.5 ms two idle nodes took 8.5 to 10 % of a core, with this 5.5 to 6 %; what is left is
-/// mostly the yields after every heartbeat.
+/// time is still done within 2 ms.
 pub const SLEEP_SPAN_MAX: Nanos = Nanos::from_micros(1500);
 
 /// Whether a shard ever gives its core away.
@@ -44,6 +45,10 @@ pub enum Wait {
 pub struct Idle {
     mode: IdleMode,
     quiet: Option<Quiet>,
+    /// Busy turns since the last sleep.
+    busy_turns: u32,
+    /// The last sleep.
+    slept: Nanos,
 }
 
 /// A time without work.
@@ -51,38 +56,55 @@ pub struct Idle {
 struct Quiet {
     since: Nanos,
     turns: u32,
+    yields: Nanos,
     sleep: Nanos,
 }
 
 impl Idle {
     /// A shard that starts busy.
     pub const fn new(mode: IdleMode) -> Self {
-        Self { mode, quiet: None }
+        Self {
+            mode,
+            quiet: None,
+            busy_turns: 0,
+            slept: SLEEP_SPAN_MIN,
+        }
     }
 
     /// To be asked after every turn: `busy` if anything was received, sent or completed in it.
     pub fn after_turn(&mut self, now: Nanos, busy: bool) -> Wait {
         if busy {
             self.quiet = None;
+            self.busy_turns = self.busy_turns.saturating_add(1);
             return Wait::Spin;
         }
         if self.mode == IdleMode::Spin {
             return Wait::Spin;
         }
+        let yields = Nanos::new(YIELD_SPAN_PER_TURN.get() * u64::from(self.busy_turns)).min(YIELD_SPAN_MAX);
+        // After a single event the sleeps need not start from the shortest again.
+        let sleep = if yields < YIELD_SPAN_MAX {
+            Nanos::new(self.slept.get() / 4).max(SLEEP_SPAN_MIN)
+        } else {
+            SLEEP_SPAN_MIN
+        };
         let quiet = self.quiet.get_or_insert(Quiet {
             since: now,
             turns: 0,
-            sleep: SLEEP_SPAN_MIN,
+            yields,
+            sleep,
         });
         if quiet.turns < SPIN_TURNS_MAX {
             quiet.turns += 1;
             return Wait::Spin;
         }
-        if now.since(quiet.since) < YIELD_SPAN_MAX {
+        if now.since(quiet.since) < quiet.yields {
             return Wait::Yield;
         }
         let sleep = quiet.sleep;
         quiet.sleep = Nanos::new(sleep.get() + sleep.get() / 4).min(SLEEP_SPAN_MAX);
+        self.slept = sleep;
+        self.busy_turns = 0;
         Wait::Sleep(sleep)
     }
 }
@@ -132,6 +154,9 @@ mod tests {
     fn quiet_turns_spin_then_yield_then_sleep_longer_and_longer() {
         let mut idle = Idle::new(IdleMode::Adaptive);
         let mut now = Nanos::from_millis(7);
+        for _ in 0..10 {
+            idle.after_turn(now, true);
+        }
         for _ in 0..SPIN_TURNS_MAX {
             assert_eq!(idle.after_turn(now, false), Wait::Spin);
         }
@@ -163,11 +188,35 @@ mod tests {
         }
         let now = Nanos::from_millis(1000);
         assert_eq!(idle.after_turn(now, false), Wait::Sleep(SLEEP_SPAN_MAX));
+        for _ in 0..10 {
+            assert_eq!(idle.after_turn(now, true), Wait::Spin);
+        }
+        for _ in 0..SPIN_TURNS_MAX {
+            assert_eq!(idle.after_turn(now, false), Wait::Spin);
+        }
+        assert_eq!(idle.after_turn(now.after(Nanos::from_micros(900)), false), Wait::Yield);
+        let Wait::Sleep(first) = idle.after_turn(now.after(YIELD_SPAN_MAX), false) else {
+            panic!("awake when quiet")
+        };
+        assert_eq!(first, SLEEP_SPAN_MIN);
+    }
+
+    #[test]
+    fn one_event_in_the_quiet_wakes_for_a_short_time_only() {
+        let mut idle = Idle::new(IdleMode::Adaptive);
+        for ms in 0..1000 {
+            idle.after_turn(Nanos::from_millis(ms), false);
+        }
+        let now = Nanos::from_millis(1000);
         assert_eq!(idle.after_turn(now, true), Wait::Spin);
         for _ in 0..SPIN_TURNS_MAX {
             assert_eq!(idle.after_turn(now, false), Wait::Spin);
         }
         assert_eq!(idle.after_turn(now, false), Wait::Yield);
+        let Wait::Sleep(first) = idle.after_turn(now.after(YIELD_SPAN_PER_TURN), false) else {
+            panic!("awake after one event")
+        };
+        assert!(first > SLEEP_SPAN_MIN && first < SLEEP_SPAN_MAX);
     }
 
     #[test]

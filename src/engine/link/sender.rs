@@ -452,6 +452,44 @@ mod tests {
         assert!(!sender.is_quiet());
     }
 
+    /// LNK-2. Frames this small are stopped by the table of packets, long before the window.
+    #[test]
+    fn no_more_packets_fly_than_have_a_place_and_a_probe_frees_one() {
+        let mut sender = Sender::new();
+        for n in 0..PACKETS_MAX as u32 {
+            assert!(sender.may_send() && sender.has_room(), "{n} packets are in flight");
+            sender.sent(ms(1), 100, &[item(n)]);
+        }
+        assert!(sender.window() > 100 * PACKETS_MAX as u64, "the window is not what stops them");
+        assert!(!sender.may_send() && !sender.has_room());
+        // An acknowledgement near the end tells that all but the last few are lost; that frees their places.
+        let newest = PACKETS_MAX as u64 - 1;
+        assert!(sender.reported(ms(2), &[range(newest - 1, newest - 1)], Nanos::ZERO));
+        let lost = (0..newest - 3).map(|n| Some(item(n as u32)));
+        assert!(lost.eq((0..newest - 3).map(|_| sender.pop_again())));
+        assert!(sender.has_room() && sender.may_send());
+
+        let mut sender = Sender::new();
+        for n in 0..PACKETS_MAX as u32 {
+            sender.sent(ms(1), 100, &[item(n)]);
+        }
+        let due = sender.deadline(false);
+        assert!(sender.timed_out(due, false));
+        assert!(sender.has_room() && sender.may_send(), "the probe has a place of its own");
+        assert_eq!((sender.pop_again(), sender.pop_again()), (Some(item(0)), None));
+        sender.sent(due, 100, &[item(0)]);
+        assert!(!sender.may_send() && !sender.has_room());
+    }
+
+    #[test]
+    #[should_panic(expected = "LNK-2")]
+    fn a_packet_without_a_place_is_a_bug_of_ours() {
+        let mut sender = Sender::new();
+        for n in 0..=PACKETS_MAX as u32 {
+            sender.sent(ms(1), 100, &[item(n)]);
+        }
+    }
+
     #[test]
     fn every_item_arrives_over_a_link_that_loses_doubles_and_reorders() {
         for seed in 1..40u64 {

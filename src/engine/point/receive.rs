@@ -112,3 +112,7 @@ impl ListReceiver {
         self.state = if right { ListState::Whole } else { ListState::Wrong };
     }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -20,7 +20,7 @@ pub(super) const OUTGOING_MAX: usize = 8 * 1024;
 const FRAMES_PER_TURN: usize = 64;
 const HELLO_EVERY: Nanos = Nanos::from_millis(100);
 const REFUSED_EVERY: Nanos = Nanos::from_millis(1000);
-const HEARTBEAT_EVERY: Nanos = Nanos::from_millis(250);
+const HEARTBEAT_EVERY: Nanos = Nanos::from_millis(500);
 /// A peer is away after this long without a frame although it was probed.
 const AWAY_AFTER: Nanos = Nanos::from_millis(2000);
 

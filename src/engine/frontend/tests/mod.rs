@@ -6,6 +6,7 @@ mod bad_connects;
 mod bad_pdus;
 mod flow;
 mod life;
+mod moves;
 
 use super::*;
 use alloc::{string::ToString, vec, vec::Vec};

@@ -1,6 +1,7 @@
 //! Devices that fail and bytes that rot: nothing is acknowledged that is not durable, nothing is applied that is not proved.
 
 use crate::world::disk::Fail;
+use crate::world::host::{Op, Request};
 use crate::world::load::{Load, LoadConfig};
 use crate::world::{DESTINATION, SOURCE, World, WorldConfig};
 use crate::{WRITES, do_read, do_write, write};
@@ -27,6 +28,21 @@ fn without_timer(seed: u64) -> WorldConfig {
         cp_interval: Nanos::from_millis(1_000_000),
         ..WorldConfig::calm(seed)
     }
+}
+
+/// A read on a queue other than the one whose command does not end.
+fn do_read_on(world: &mut World, queue: usize, first: u64, sectors: u64) {
+    let reading = world.model.begin_read(0, first, sectors);
+    let request = Request {
+        nsid: 1,
+        slba: first,
+        blocks: sectors as u32,
+        lba_bytes: 512,
+        op: Op::Read,
+    };
+    let done = world.command(queue, request);
+    assert!(done.status.is_success(), "{}", done.status);
+    world.model.end_read(&reading, &done.data);
 }
 
 fn fail_on(matches: impl Fn(&DiskOp) -> bool + 'static) -> Option<Fail> {
@@ -79,16 +95,7 @@ fn after_an_error_of_its_log_a_source_acknowledges_nothing_more() {
         );
         let (_, request) = write(&mut world, 64, 8);
         assert_eq!(world.command(2, request).status, Status::WRITE_FAULT);
-        let reading = world.model.begin_read(0, 0, 8);
-        let request = crate::world::host::Request {
-            nsid: 1,
-            slba: 0,
-            blocks: 8,
-            lba_bytes: 512,
-            op: crate::world::host::Op::Read,
-        };
-        let done = world.command(2, request);
-        world.model.end_read(&reading, &done.data);
+        do_read_on(&mut world, 2, 0, 8);
         let now = world.now;
         world.source.as_mut().expect("it runs").begin_stop(now);
         world.run_until("the stop", |world| {
@@ -265,6 +272,49 @@ fn a_list_that_contradicts_its_announcement_is_not_applied() {
         "nothing was written to the mirror"
     );
     do_read(&mut world, 80, 8);
+}
+
+/// A CP that does not follow what the destination holds: of another history, or not the next. It is never applied, and said, rather
+/// than asked for again and again.
+#[test]
+fn a_cp_of_another_history_is_a_fault_and_not_applied() {
+    // Places in CpOpen: its number, its chain digest before.
+    for (seed, place) in [(14, 0), (15, 32)] {
+        let mut world = connected(without_timer(seed));
+        world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+            if side == DESTINATION {
+                rebuild(datagram, |section, body| {
+                    if section.kind == SectionKind::CpOpen {
+                        body[place] ^= 2;
+                    }
+                });
+            }
+        }));
+        do_write(&mut world, 80, 8);
+        let answer = world.begin_cp();
+        world.run_until("the source to hear of it", |world| {
+            world.snapshot(SOURCE).peer_failed
+        });
+        assert_eq!(world.snapshot(DESTINATION).fault, Some(Fault::Peer));
+        world.net.borrow_mut().tamper = None;
+        world.pass(Nanos::from_millis(3_000));
+        assert!(answer.try_recv().is_err(), "the CP is not done");
+        assert_eq!(world.snapshot(DESTINATION).cp.get(), 0);
+        let mirror = world.files[DESTINATION].borrow().live(1).to_vec();
+        assert!(
+            mirror.iter().all(|byte| *byte == 0),
+            "nothing was written to the mirror"
+        );
+        let (_, request) = write(&mut world, 8, 8);
+        world.queues[1].submit(1, request);
+        world.pass(Nanos::from_millis(1_000));
+        assert_eq!(
+            world.queues[1].outstanding(),
+            1,
+            "nothing is acknowledged that only one node holds"
+        );
+        do_read_on(&mut world, 2, 80, 8);
+    }
 }
 
 /// One frame in four is corrupted: none does harm.

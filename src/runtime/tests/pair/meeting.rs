@@ -7,7 +7,9 @@ use ibid_driver::{DiskFile, OpenOptions};
 use ibid_runtime::{PeerState, Role, StartRefused};
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
 use ibid_wire::disk::Superblock;
-use ibid_wire::peer::HelloRefusal;
+use ibid_wire::peer::{Frame, FrameKind, HelloRefusal};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 #[test]
 fn a_peer_that_was_away_comes_back_and_nothing_is_lost() {
@@ -226,4 +228,62 @@ fn a_destination_whose_log_fails_says_so_to_its_next_source() {
     world.run_until("the refusal", |world| {
         world.snapshot(SOURCE).peer == PeerState::Refused(HelloRefusal::Failed)
     });
+}
+
+/// A hello that was delayed on the way, of a session that is over: taking it would end the session that lives.
+#[test]
+fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
+    let mut world = World::new(WorldConfig::calm(10));
+    // Every hello that reaches the destination is noted; one datagram is replaced by the first of them.
+    let hellos: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let replay: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
+    let (noted, replaced) = (hellos.clone(), replay.clone());
+    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+        if side != DESTINATION {
+            return;
+        }
+        if let Some(late) = replaced.borrow_mut().take() {
+            *datagram = late;
+            return;
+        }
+        let kind = Frame::parse(datagram).map(|frame| frame.header.kind);
+        if kind == Ok(FrameKind::Hello) {
+            noted.borrow_mut().push(datagram.clone());
+        }
+    }));
+    let session = |hello: &[u8]| {
+        Frame::parse(hello)
+            .expect("a hello is a frame")
+            .header
+            .session
+    };
+    world.connect();
+    world.wait_connected();
+    do_write(&mut world, 0, 8);
+    world.net.borrow_mut().cut = true;
+    world.pass(Nanos::from_millis(3_000));
+    assert_eq!(world.snapshot(SOURCE).peer, PeerState::Away);
+    world.net.borrow_mut().cut = false;
+    world.wait_connected();
+    do_write(&mut world, 8, 8);
+    let (first, newest) = {
+        let hellos = hellos.borrow();
+        (hellos[0].clone(), hellos[hellos.len() - 1].clone())
+    };
+    assert_ne!(session(&first), session(&newest), "there were two sessions");
+
+    let count = hellos.borrow().len();
+    let refused = world.snapshot(DESTINATION).rx_refused;
+    *replay.borrow_mut() = Some(first);
+    world.pass(Nanos::from_millis(5_000));
+    assert!(replay.borrow().is_none(), "it was delivered");
+    assert_eq!(world.snapshot(DESTINATION).rx_refused, refused + 1);
+    assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
+    do_write(&mut world, 16, 8);
+    assert_eq!(
+        hellos.borrow().len(),
+        count,
+        "the session lives: no other hello was needed"
+    );
+    world.stop();
 }
