@@ -209,8 +209,7 @@ pub(crate) struct Demo {
 impl Demo {
     /// Bytes of the volume.
     pub(crate) fn size(&self) -> u64 {
-        self.size
-            .unwrap_or(if self.serve { 1 << 30 } else { 256 << 20 })
+        self.size.unwrap_or(if self.serve { 1 << 30 } else { 256 << 20 })
     }
     /// The folder to keep things in, if any.
     pub(crate) fn keep(&self) -> Option<&Path> {
@@ -232,10 +231,8 @@ fn words<T>(allowed: &'static [&'static str]) -> impl TypedValueParser<Value = T
 where
     T: core::str::FromStr<Err: core::fmt::Debug> + Clone + Send + Sync + 'static,
 {
-    PossibleValuesParser::new(allowed).map(|word| {
-        word.parse()
-            .expect("the parser lets only the type's own words pass")
-    })
+    PossibleValuesParser::new(allowed)
+        .map(|word| word.parse().expect("the parser lets only the type's own words pass"))
 }
 
 fn lba() -> impl TypedValueParser<Value = u32> {
@@ -313,14 +310,8 @@ mod tests {
     #[test]
     fn the_demo_has_the_defaults_its_help_names() {
         let plain = demo("ibid demo");
-        assert_eq!(
-            (plain.serve, plain.size(), plain.lba),
-            (false, 256 << 20, 4096)
-        );
-        assert_eq!(
-            (plain.link, plain.cp_mode, plain.durability),
-            (None, None, Durability::Disk)
-        );
+        assert_eq!((plain.serve, plain.size(), plain.lba), (false, 256 << 20, 4096));
+        assert_eq!((plain.link, plain.cp_mode, plain.durability), (None, None, Durability::Disk));
         assert_eq!(plain.listen, "127.0.0.1:4420".parse().unwrap());
         assert_eq!(plain.keep(), None);
         assert_eq!(demo("ibid demo --serve").size(), 1 << 30);
@@ -333,10 +324,7 @@ mod tests {
         );
         assert_eq!((demo.size(), demo.lba), (2 << 30, 512));
         assert_eq!(demo.link, Some(DemoLink::AfPacket));
-        assert_eq!(
-            (demo.cp_mode, demo.durability),
-            (Some(CpMode::Full), Durability::Memory)
-        );
+        assert_eq!((demo.cp_mode, demo.durability), (Some(CpMode::Full), Durability::Memory));
         assert_eq!(demo.keep(), Some(Path::new("/tmp/k")));
     }
 
@@ -351,9 +339,8 @@ mod tests {
             panic!()
         };
         assert_eq!(status.node.socket().unwrap(), Path::new("/s"));
-        let Command::Status(status) = parse("ibid status --config /nonexistent.toml")
-            .unwrap()
-            .command
+        let Command::Status(status) =
+            parse("ibid status --config /nonexistent.toml").unwrap().command
         else {
             panic!()
         };
@@ -377,10 +364,7 @@ mod tests {
             ("ibid demo --cp-mode delta", "reference, full"),
             ("ibid demo --durability pmem", "disk, memory"),
             ("ibid demo --listen 4420", "invalid socket address"),
-            (
-                "ibid bench --connect 127.0.0.1:4420 --nqn store",
-                "nqn.2026-01.org.example:store1",
-            ),
+            ("ibid bench --connect 127.0.0.1:4420 --nqn store", "nqn.2026-01.org.example:store1"),
             ("ibid bench --connect 127.0.0.1:4420", "--nqn"),
             (
                 "ibid bench --connect 127.0.0.1:4420 --nqn nqn.2014-08.com.example --size 1000B",
@@ -401,17 +385,12 @@ mod tests {
     #[test]
     fn a_bench_without_options_writes_4_kib_at_random() {
         let line = "ibid bench --connect 127.0.0.1:4420 --nqn nqn.2014-08.com.example:x";
-        let Command::Bench(bench) = parse(line).unwrap().command else {
-            panic!()
-        };
+        let Command::Bench(bench) = parse(line).unwrap().command else { panic!() };
         assert_eq!(
             (bench.depth, bench.size, bench.reads, bench.order),
             (32, 4096, 0, Order::Random)
         );
-        assert_eq!(
-            (bench.nsid, bench.queues, bench.seconds, bench.seed),
-            (1, 1, 10, 1)
-        );
+        assert_eq!((bench.nsid, bench.queues, bench.seconds, bench.seed), (1, 1, 10, 1));
         assert!(bench.host_nqn.is_none() && bench.region.is_none() && !bench.json);
         assert!(!bench.header_digest && !bench.data_digest);
     }

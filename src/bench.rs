@@ -29,14 +29,19 @@ pub(crate) fn run(args: &args::Bench) -> anyhow::Result<ExitCode> {
     ensure!(initiator.use_namespace(args.nsid), "the subsystem has no namespace {}", args.nsid);
     let namespace = initiator.namespace();
     let lba = u64::from(namespace.lba_bytes);
-    ensure!(args.size.is_multiple_of(lba), "--size {}: must be a multiple of the namespace's {lba} B", args.size);
+    ensure!(
+        args.size.is_multiple_of(lba),
+        "--size {}: must be a multiple of the namespace's {lba} B",
+        args.size
+    );
     let limit = u64::from(initiator.transfer_bytes_max());
     ensure!(args.size <= limit, "--size {}: the target takes at most {limit} B", args.size);
     let bytes = namespace.blocks * lba;
     let region = args.region.unwrap_or(bytes).min(bytes);
     let places = region / args.size;
     ensure!(places > 0, "--region is smaller than --size");
-    let depth = usize::from(args.depth).min((0..initiator.queues()).map(|queue| initiator.room(queue)).sum());
+    let depth = usize::from(args.depth)
+        .min((0..initiator.queues()).map(|queue| initiator.room(queue)).sum());
 
     let blocks = u32::try_from(args.size / lba)?;
     let mut random = Random(args.seed);
@@ -95,7 +100,10 @@ pub(crate) fn run(args: &args::Bench) -> anyhow::Result<ExitCode> {
         Order::Random => "random",
         Order::Sequential => "sequential",
     };
-    println!("{} B {order}, {} % reads, queue depth {depth}, {seconds:.1} s", args.size, args.reads);
+    println!(
+        "{} B {order}, {} % reads, queue depth {depth}, {seconds:.1} s",
+        args.size, args.reads
+    );
     println!(
         "{:.0} IOPS, {:.1} MB/s, {:.1} µs of CPU per I/O in this process",
         ios as f64 / seconds,
@@ -106,7 +114,14 @@ pub(crate) fn run(args: &args::Bench) -> anyhow::Result<ExitCode> {
         if histogram.is_empty() {
             continue;
         }
-        println!("{name:<7} p50 {} | p90 {} | p99 {} | p99.9 {} | max {}", at(histogram, 0.5), at(histogram, 0.9), at(histogram, 0.99), at(histogram, 0.999), micros(histogram.max()));
+        println!(
+            "{name:<7} p50 {} | p90 {} | p99 {} | p99.9 {} | max {}",
+            at(histogram, 0.5),
+            at(histogram, 0.9),
+            at(histogram, 0.99),
+            at(histogram, 0.999),
+            micros(histogram.max())
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -122,12 +137,20 @@ fn percentiles(histogram: &Histogram<u64>) -> serde_json::Value {
 
 /// A distribution in the text form that HdrHistogram's tools plot, values in microseconds.
 fn hgrm(histogram: &Histogram<u64>) -> String {
-    let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut out = format!(
+        "{:>12} {:>14} {:>10} {:>14}\n\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    );
     let mut count = 0;
     for step in histogram.iter_quantiles(HGRM_STEPS) {
         count += step.count_since_last_iteration();
-        let (value, quantile) = (step.value_iterated_to() as f64 / 1e3, step.quantile_iterated_to());
-        let inverse = if quantile < 1.0 { format!("{:>14.2}", 1.0 / (1.0 - quantile)) } else { format!("{:>14}", "inf") };
+        let (value, quantile) =
+            (step.value_iterated_to() as f64 / 1e3, step.quantile_iterated_to());
+        let inverse = if quantile < 1.0 {
+            format!("{:>14.2}", 1.0 / (1.0 - quantile))
+        } else {
+            format!("{:>14}", "inf")
+        };
         out.push_str(format!("{value:12.3} {quantile:2.12} {count:10} {inverse}\n").trim_end());
         out.push('\n');
     }

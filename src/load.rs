@@ -47,12 +47,8 @@ impl Measured {
     }
 
     pub(crate) fn add(&mut self, other: &Measured) {
-        self.writes
-            .add(&other.writes)
-            .expect("the bounds are the same");
-        self.reads
-            .add(&other.reads)
-            .expect("the bounds are the same");
+        self.writes.add(&other.writes).expect("the bounds are the same");
+        self.reads.add(&other.reads).expect("the bounds are the same");
         self.bytes_written += other.bytes_written;
         self.bytes_read += other.bytes_read;
         self.took += other.took;
@@ -85,9 +81,8 @@ pub(crate) fn run(
     while more || free.len() < depth {
         while more
             && let Some(&slot) = free.last()
-            && let Some(room) = (0..queues)
-                .map(|n| (queue + n) % queues)
-                .find(|at| initiator.room(*at) > 0)
+            && let Some(room) =
+                (0..queues).map(|n| (queue + n) % queues).find(|at| initiator.room(*at) > 0)
         {
             let mut buffer = std::mem::take(&mut buffers[slot]);
             let Some(request) = next(&mut buffer) else {
@@ -102,11 +97,7 @@ pub(crate) fn run(
                 Request::Write { blocks, .. } | Request::Zeroes { blocks, .. } => (false, blocks),
             };
             let bytes = u64::from(blocks) * lba;
-            slots[slot] = Some(InFlight {
-                began: Instant::now(),
-                bytes,
-                read,
-            });
+            slots[slot] = Some(InFlight { began: Instant::now(), bytes, read });
             let submitted = match request {
                 Request::Write { slba, blocks } => {
                     initiator.submit_write(room, token, slba, blocks, false, buffer)
@@ -120,9 +111,7 @@ pub(crate) fn run(
                     initiator.submit_zeroes(room, token, slba, blocks, true)
                 }
             };
-            submitted
-                .map_err(|refused| refused.why)
-                .context("a request was refused")?;
+            submitted.map_err(|refused| refused.why).context("a request was refused")?;
         }
         if free.len() == depth {
             // `next` ended the load while nothing was in flight: there is no completion to wait for.
@@ -134,17 +123,13 @@ pub(crate) fn run(
                 done.push(completion)
             })?;
             if done.is_empty() && waited.elapsed() > SILENCE_MAX {
-                bail!(
-                    "the target completed nothing for {} s",
-                    SILENCE_MAX.as_secs()
-                );
+                bail!("the target completed nothing for {} s", SILENCE_MAX.as_secs());
             }
         }
         for completion in done.drain(..) {
             let slot = usize::try_from(completion.token)?;
-            let flight = slots[slot]
-                .take()
-                .context("a completion of something that was not asked for")?;
+            let flight =
+                slots[slot].take().context("a completion of something that was not asked for")?;
             if !completion.status.is_success() {
                 bail!("a request failed: {}", completion.status);
             }

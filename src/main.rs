@@ -82,16 +82,9 @@ mod tests {
     fn a_cause_that_was_said_is_not_said_again() {
         let io = || anyhow::Error::from(std::io::Error::from_raw_os_error(2));
         let plain = io().to_string();
+        assert_eq!(said(&io().context("no status")), format!("no status: {plain}"));
         assert_eq!(
-            said(&io().context("no status")),
-            format!("no status: {plain}")
-        );
-        assert_eq!(
-            said(
-                &io()
-                    .context(format!("no node ({plain})"))
-                    .context("no status")
-            ),
+            said(&io().context(format!("no node ({plain})")).context("no status")),
             format!("no status: no node ({plain})")
         );
     }

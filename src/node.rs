@@ -116,14 +116,7 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
             stop
         }
         config::Role::Destination => {
-            let Parts {
-                port,
-                disk,
-                arena,
-                layout,
-                superblock,
-                node,
-            } = parts;
+            let Parts { port, disk, arena, layout, superblock, node } = parts;
             let destination = Destination::new(node, layout, arena, superblock, (port, disk));
             let server =
                 Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
@@ -161,52 +154,39 @@ fn stop_on_signals(
 ) -> anyhow::Result<()> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).context("no signal handler")?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            let stop = || {
-                let (reply, _) = bounded(1);
-                // A full queue is full of commands of people who wait: this one is tried again with the next signal.
-                drop(commands.push(Command {
-                    kind: CommandKind::Stop,
-                    reply,
-                }));
-            };
-            let Some(parent) = parent else {
-                for _ in signals.forever() {
-                    stop();
-                }
-                return;
-            };
-            let mut orphaned: Option<Instant> = None;
-            loop {
-                if std::os::unix::process::parent_id() != parent {
-                    let since = orphaned.get_or_insert_with(Instant::now).elapsed();
-                    // As in every orderly stop the source goes first: it needs its destination for the last consistency point.
-                    if role == config::Role::Source
-                        || since >= ORPHAN_WAIT
-                        || !hears_peer(&commands)
-                    {
-                        stop();
-                    }
-                }
-                if signals.pending().next().is_some() {
-                    stop();
-                }
-                std::thread::sleep(PARENT_EVERY);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let stop = || {
+            let (reply, _) = bounded(1);
+            // A full queue is full of commands of people who wait: this one is tried again with the next signal.
+            drop(commands.push(Command { kind: CommandKind::Stop, reply }));
+        };
+        let Some(parent) = parent else {
+            for _ in signals.forever() {
+                stop();
             }
-        })?;
+            return;
+        };
+        let mut orphaned: Option<Instant> = None;
+        loop {
+            if std::os::unix::process::parent_id() != parent {
+                let since = orphaned.get_or_insert_with(Instant::now).elapsed();
+                // As in every orderly stop the source goes first: it needs its destination for the last consistency point.
+                if role == config::Role::Source || since >= ORPHAN_WAIT || !hears_peer(&commands) {
+                    stop();
+                }
+            }
+            if signals.pending().next().is_some() {
+                stop();
+            }
+            std::thread::sleep(PARENT_EVERY);
+        }
+    })?;
     Ok(())
 }
 
 /// Whether the shard hears the other node, as far as it tells.
 fn hears_peer(commands: &ArrayQueue<Command>) -> bool {
-    ask(
-        commands,
-        CommandKind::Snapshot(Box::new(Snapshot::with_room())),
-        ANSWER_WAIT,
-    )
-    .is_ok_and(
+    ask(commands, CommandKind::Snapshot(Box::new(Snapshot::with_room())), ANSWER_WAIT).is_ok_and(
         |reply| matches!(reply, Reply::Snapshot(snapshot) if snapshot.peer == PeerState::Connected),
     )
 }
@@ -218,9 +198,7 @@ fn ask(
     wait: Duration,
 ) -> Result<Reply, Refused> {
     let (reply, answer) = bounded(1);
-    commands
-        .push(Command { kind, reply })
-        .map_err(|_| Refused::TimedOut)?;
+    commands.push(Command { kind, reply }).map_err(|_| Refused::TimedOut)?;
     answer.recv_timeout(wait).map_err(|error| match error {
         RecvTimeoutError::Timeout => Refused::TimedOut,
         RecvTimeoutError::Disconnected => Refused::Stopping,
@@ -245,12 +223,8 @@ fn start_eal(
         }
     }
     let log = Some((|line: &str| tracing::debug!("dpdk: {line}")) as fn(&str));
-    let (eal, warning) = Eal::init(EalConfig {
-        memory_mib: EAL_MEMORY_MIB,
-        memory,
-        log,
-    })
-    .context("DPDK does not start")?;
+    let (eal, warning) = Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log })
+        .context("DPDK does not start")?;
     warnings.extend(warning.map(|warning| warning.to_string()));
     Ok((eal, reserve))
 }
@@ -265,20 +239,13 @@ fn open_parts(
         warnings.extend(warning.map(|warning| format!("{what} {}: {warning}", path.display())));
         anyhow::Ok(file)
     };
-    let log_options = OpenOptions {
-        create_bytes: Some(config.log.size),
-        written: true,
-        read_only: false,
-    };
+    let log_options =
+        OpenOptions { create_bytes: Some(config.log.size), written: true, read_only: false };
     let log = open("log.device", &config.log.device, log_options)?;
     let mut files = Vec::new();
     let mut volumes = Vec::new();
     for volume in &config.volumes {
-        let options = OpenOptions {
-            create_bytes: volume.size,
-            written: false,
-            read_only: false,
-        };
+        let options = OpenOptions { create_bytes: volume.size, written: false, read_only: false };
         let file = open("volume.device", &volume.device, options)?;
         let bytes = volume.size.unwrap_or(file.bytes());
         ensure!(
@@ -293,10 +260,7 @@ fn open_parts(
             file.block_bytes(),
             volume.lba
         );
-        volumes.push(VolumeConfig {
-            sectors: bytes / SECTOR_BYTES,
-            uuid: volume.uuid.bytes(),
-        });
+        volumes.push(VolumeConfig { sectors: bytes / SECTOR_BYTES, uuid: volume.uuid.bytes() });
         files.push(file);
     }
     let segment_blocks =
@@ -326,11 +290,7 @@ fn open_parts(
         } else {
             0
         },
-        staging_blocks: if role == Role::Destination {
-            STAGING_BLOCKS
-        } else {
-            ASIDE_BLOCKS
-        },
+        staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { ASIDE_BLOCKS },
     });
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
@@ -340,28 +300,12 @@ fn open_parts(
     warnings.extend(warning.map(|warning| warning.to_string()));
     // DPDK takes its pages when the port is opened: until then nobody else may have them.
     let (eal, mut reserve) = start_eal(config, warnings)?;
-    let port = LinkPort::open(
-        &eal,
-        &link_config(config),
-        arena.clone(),
-        MonotonicClock::new(),
-    )
-    .with_context(|| link_name(config))?;
+    let port = LinkPort::open(&eal, &link_config(config), arena.clone(), MonotonicClock::new())
+        .with_context(|| link_name(config))?;
     if let Some(reserve) = &mut reserve {
         reserve.taken();
     }
-    Ok((
-        Parts {
-            port,
-            disk,
-            arena,
-            layout,
-            superblock,
-            node,
-        },
-        eal,
-        reserve,
-    ))
+    Ok((Parts { port, disk, arena, layout, superblock, node }, eal, reserve))
 }
 
 /// The link's device as the configuration has it, for an error message.
@@ -375,9 +319,9 @@ fn link_name(config: &Config) -> String {
 
 fn link_config(config: &Config) -> LinkConfig {
     let device = match &config.link.device {
-        LinkDevice::AfPacket { interface } => ibid_dpdk::LinkDevice::AfPacket {
-            interface: interface.clone(),
-        },
+        LinkDevice::AfPacket { interface } => {
+            ibid_dpdk::LinkDevice::AfPacket { interface: interface.clone() }
+        }
         LinkDevice::Memif { socket, role } => ibid_dpdk::LinkDevice::Memif {
             socket: socket.clone(),
             role: match role {
@@ -400,17 +344,8 @@ fn link_config(config: &Config) -> LinkConfig {
 type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
 
 fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
-    let Parts {
-        port,
-        disk,
-        arena,
-        layout,
-        superblock,
-        node,
-    } = parts;
-    let Some(target) = &config.target else {
-        bail!("a source has a [target]")
-    };
+    let Parts { port, disk, arena, layout, superblock, node } = parts;
+    let Some(target) = &config.target else { bail!("a source has a [target]") };
     let mut streams = TcpStreams::listen(target.listen, arena.clone(), CONNECTIONS_MAX)
         .with_context(|| format!("target.listen = {}", target.listen))?;
     if let Some(descriptor) = disk.descriptor() {
@@ -459,21 +394,11 @@ fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
         cp_full: config.log.cp_mode == CpMode::Full,
         stop_wait: STOP_WAIT,
     };
-    Ok(Source::new(
-        source_config,
-        layout,
-        arena,
-        superblock,
-        (port, disk, streams),
-    ))
+    Ok(Source::new(source_config, layout, arena, superblock, (port, disk, streams)))
 }
 
 fn first_address(streams: &TcpStreams) -> anyhow::Result<SocketAddr> {
-    streams
-        .addresses()?
-        .first()
-        .copied()
-        .context("no address to listen on")
+    streams.addresses()?.first().copied().context("no address to listen on")
 }
 
 /// The shard has a thread of its own, pinned where the configuration says so; whoever called waits for its end.
@@ -486,9 +411,8 @@ fn run_shard<S: Shard + Send>(
 ) -> anyhow::Result<Stop> {
     let core = config.node.cpu;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("shard-0".into())
-            .spawn_scoped(scope, || {
+        let thread =
+            std::thread::Builder::new().name("shard-0".into()).spawn_scoped(scope, || {
                 if let Some(core) = core {
                     pin_to(core).with_context(|| format!("node.cpu = {core}"))?;
                 }
@@ -499,9 +423,7 @@ fn run_shard<S: Shard + Send>(
                 drop(lcore);
                 anyhow::Ok(stop)
             })?;
-        thread
-            .join()
-            .unwrap_or_else(|_| bail!("the shard panicked"))
+        thread.join().unwrap_or_else(|_| bail!("the shard panicked"))
     })
 }
 
@@ -530,10 +452,7 @@ impl NodeHandler {
     }
 
     fn snapshot(&self) -> Result<Box<Snapshot>, Refused> {
-        match self.ask(
-            CommandKind::Snapshot(Box::new(Snapshot::with_room())),
-            ANSWER_WAIT,
-        )? {
+        match self.ask(CommandKind::Snapshot(Box::new(Snapshot::with_room())), ANSWER_WAIT)? {
             Reply::Snapshot(snapshot) => Ok(snapshot),
             Reply::Cp(_) | Reply::Stopping | Reply::NotSource | Reply::Busy => {
                 Err(Refused::TimedOut)

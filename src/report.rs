@@ -103,10 +103,7 @@ fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
             name: volume.name.clone(),
             nsid: place as u32 + 1,
             device: volume.device.clone(),
-            bytes: volume
-                .size
-                .or_else(|| file_bytes(&volume.device))
-                .unwrap_or(0),
+            bytes: volume.size.or_else(|| file_bytes(&volume.device)).unwrap_or(0),
             lba_bytes: volume.lba,
             uuid: volume.uuid,
             reads: counters.reads,
@@ -120,9 +117,7 @@ fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
 /// Size of a volume whose configuration takes what the device has.
 fn file_bytes(path: &std::path::Path) -> Option<u64> {
     use std::io::Seek as _;
-    std::fs::File::open(path)
-        .and_then(|mut file| file.seek(std::io::SeekFrom::End(0)))
-        .ok()
+    std::fs::File::open(path).and_then(|mut file| file.seek(std::io::SeekFrom::End(0))).ok()
 }
 
 /// Each role copies at places of its own.
@@ -132,10 +127,7 @@ fn copied(role: config::Role, snapshot: &Snapshot) -> Vec<CopiedBytes> {
     places
         .chain([("log to frame", snapshot.port.tx_copied_bytes)])
         .filter(|(place, _)| receiving.contains(place) == (role == config::Role::Destination))
-        .map(|(place, bytes)| CopiedBytes {
-            place: place.to_owned(),
-            bytes,
-        })
+        .map(|(place, bytes)| CopiedBytes { place: place.to_owned(), bytes })
         .collect()
 }
 

@@ -13,29 +13,9 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("ibid-units", &[]),
     ("ibid-wire", &["ibid-units", "crc", "sha2", "thiserror"]),
     ("ibid-engine", &["ibid-units", "ibid-wire", "thiserror"]),
-    (
-        "ibid-driver",
-        &[
-            "ibid-units",
-            "core_affinity",
-            "crc-fast",
-            "io-uring",
-            "libc",
-            "thiserror",
-        ],
-    ),
+    ("ibid-driver", &["ibid-units", "core_affinity", "crc-fast", "io-uring", "libc", "thiserror"]),
     ("ibid-dpdk-sys", &[]),
-    (
-        "ibid-dpdk",
-        &[
-            "ibid-units",
-            "ibid-driver",
-            "ibid-dpdk-sys",
-            "smoltcp",
-            "libc",
-            "thiserror",
-        ],
-    ),
+    ("ibid-dpdk", &["ibid-units", "ibid-driver", "ibid-dpdk-sys", "smoltcp", "libc", "thiserror"]),
     (
         "ibid-runtime",
         &[
@@ -48,14 +28,8 @@ const PERMITTED: &[(&str, &[&str])] = &[
             "thiserror",
         ],
     ),
-    (
-        "ibid-control",
-        &["ibid-units", "serde", "serde_json", "toml", "thiserror"],
-    ),
-    (
-        "ibid-client",
-        &["ibid-units", "ibid-wire", "crc-fast", "libc", "thiserror"],
-    ),
+    ("ibid-control", &["ibid-units", "serde", "serde_json", "toml", "thiserror"]),
+    ("ibid-client", &["ibid-units", "ibid-wire", "crc-fast", "libc", "thiserror"]),
     // The appliance puts the crates together. It has no business in `dpdk-sys`.
     (
         "ibid",
@@ -98,21 +72,11 @@ type Edges = BTreeMap<String, BTreeSet<String>>;
 #[test]
 fn every_crate_depends_on_what_the_table_permits_and_on_nothing_else() {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ])
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(root())
         .output()
         .expect("cargo runs this test, so it is there");
-    assert!(
-        output.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
     let breaches = breaches(&edges(&metadata), PERMITTED);
     assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
@@ -144,17 +108,12 @@ fn the_pure_crates_do_without_std_and_without_unsafe_code() {
             &read(&root().join("src").join(name).join("lib.rs")),
             &["#![no_std]", FORBID],
         );
-        assert!(
-            missing.is_empty(),
-            "src/{name}/lib.rs lacks {}",
-            missing.join(" and ")
-        );
+        assert!(missing.is_empty(), "src/{name}/lib.rs lacks {}", missing.join(" and "));
         for file in rust_files(&root().join("src").join(name)) {
             let text = read(&file);
             // A file of tests is under the `cfg(test)` of the line that names it.
-            let of_tests = file
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().ends_with("tests.rs"));
+            let of_tests =
+                file.file_name().is_some_and(|name| name.to_string_lossy().ends_with("tests.rs"));
             assert!(
                 of_tests || !std_enters(&text),
                 "{}: brings std into a crate that does without",
@@ -163,42 +122,25 @@ fn the_pure_crates_do_without_std_and_without_unsafe_code() {
         }
     }
     for name in SAFE {
-        let missing = missing_attributes(
-            &read(&root().join("src").join(name).join("lib.rs")),
-            &[FORBID],
-        );
-        assert!(
-            missing.is_empty(),
-            "src/{name}/lib.rs lacks {}",
-            missing.join(" and ")
-        );
+        let missing =
+            missing_attributes(&read(&root().join("src").join(name).join("lib.rs")), &[FORBID]);
+        assert!(missing.is_empty(), "src/{name}/lib.rs lacks {}", missing.join(" and "));
     }
 }
 
 #[test]
 fn a_pure_crate_that_lets_std_in_is_found() {
     assert_eq!(
-        missing_attributes(
-            "//! #![no_std]\n#![forbid(unsafe_code)]\n",
-            &["#![no_std]", FORBID]
-        ),
+        missing_attributes("//! #![no_std]\n#![forbid(unsafe_code)]\n", &["#![no_std]", FORBID]),
         ["#![no_std]"]
     );
     assert!(std_enters("extern crate std;\n"));
-    assert!(std_enters(
-        "mod a;\n#[cfg(feature = \"x\")]\nextern crate std;\n"
-    ));
+    assert!(std_enters("mod a;\n#[cfg(feature = \"x\")]\nextern crate std;\n"));
     assert!(!std_enters("#[cfg(test)]\nextern crate std;\n"));
     assert!(!std_enters("// extern crate std;\n"));
-    assert!(!std_enters(
-        "fn f() {}\n#[cfg(test)]\nmod tests {\n    extern crate std;\n}\n"
-    ));
-    assert!(std_enters(
-        "#[cfg(test)]\nextern crate std;\nmod a {\n    extern crate std;\n}\n"
-    ));
-    assert!(std_enters(
-        "#[cfg(test)]\nmod tests {\n}\nextern crate std;\n"
-    ));
+    assert!(!std_enters("fn f() {}\n#[cfg(test)]\nmod tests {\n    extern crate std;\n}\n"));
+    assert!(std_enters("#[cfg(test)]\nextern crate std;\nmod a {\n    extern crate std;\n}\n"));
+    assert!(std_enters("#[cfg(test)]\nmod tests {\n}\nextern crate std;\n"));
 }
 
 #[test]
@@ -215,11 +157,7 @@ fn every_file_says_what_it_is_and_stays_readable() {
             );
         }
     }
-    assert!(
-        count > 10,
-        "only {count} files found below {}",
-        root().display()
-    );
+    assert!(count > 10, "only {count} files found below {}", root().display());
     assert!(untidy.is_empty(), "\n{}\n", untidy.join("\n"));
 }
 
@@ -227,32 +165,19 @@ fn every_file_says_what_it_is_and_stays_readable() {
 fn an_untidy_file_is_found() {
     assert!(untidiness("//! Says what it is.\nfn f() {}\n").is_empty());
     assert_eq!(untidiness("fn f() {}\n").len(), 1);
-    assert_eq!(
-        untidiness(&format!("//! Unfinished.\nfn f() {{ {UNFINISHED}() }}\n")).len(),
-        1
-    );
-    assert_eq!(
-        untidiness(&format!("//! Long.\n{}", "\n".repeat(FILE_LINES_MAX))).len(),
-        1
-    );
+    assert_eq!(untidiness(&format!("//! Unfinished.\nfn f() {{ {UNFINISHED}() }}\n")).len(), 1);
+    assert_eq!(untidiness(&format!("//! Long.\n{}", "\n".repeat(FILE_LINES_MAX))).len(), 1);
 }
 
 fn edges(metadata: &Value) -> Edges {
-    let packages = metadata["packages"]
-        .as_array()
-        .expect("cargo metadata lists packages");
+    let packages = metadata["packages"].as_array().expect("cargo metadata lists packages");
     let name = |value: &Value| {
-        value["name"]
-            .as_str()
-            .expect("packages and dependencies have names")
-            .to_owned()
+        value["name"].as_str().expect("packages and dependencies have names").to_owned()
     };
     packages
         .iter()
         .map(|package| {
-            let all = package["dependencies"]
-                .as_array()
-                .expect("a package lists its dependencies");
+            let all = package["dependencies"].as_array().expect("a package lists its dependencies");
             let normal = all.iter().filter(|dependency| dependency["kind"].is_null());
             (name(package), normal.map(name).collect())
         })
@@ -267,19 +192,13 @@ fn breaches(edges: &Edges, permitted: &[(&str, &[&str])]) -> Vec<String> {
             lines.push(format!("{package} is not in PERMITTED in tests/layers.rs: add it with what it may depend on"));
             continue;
         };
-        for dependency in dependencies
-            .iter()
-            .filter(|name| !allowed.contains(&name.as_str()))
-        {
+        for dependency in dependencies.iter().filter(|name| !allowed.contains(&name.as_str())) {
             lines.push(format!(
                 "{package} depends on {dependency}: not permitted. If that is meant, say so in PERMITTED in tests/layers.rs and why in the commit"
             ));
         }
     }
-    for (package, _) in permitted
-        .iter()
-        .filter(|(name, _)| !edges.contains_key(*name))
-    {
+    for (package, _) in permitted.iter().filter(|(name, _)| !edges.contains_key(*name)) {
         lines.push(format!(
             "{package} is in PERMITTED in tests/layers.rs, and there is no such crate: take it out"
         ));

@@ -32,19 +32,10 @@ impl Demo {
     /// Starts a pair and waits until it takes writes.
     pub(crate) fn start(link: &str, durability: &str) -> anyhow::Result<Demo> {
         // On a real file system: /tmp is often memory, which O_DIRECT and flushes mean nothing to.
-        let folder = tempfile::Builder::new()
-            .prefix("ibid-bench-")
-            .tempdir_in("/var/tmp")?;
+        let folder = tempfile::Builder::new().prefix("ibid-bench-").tempdir_in("/var/tmp")?;
         let mut command = Command::new(IBID);
         command
-            .args([
-                "demo",
-                "--serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--size",
-                VOLUME,
-            ])
+            .args(["demo", "--serve", "--listen", "127.0.0.1:0", "--size", VOLUME])
             .args(["--link", link, "--durability", durability, "--keep"])
             .arg(folder.path())
             .stdin(Stdio::null())
@@ -59,13 +50,7 @@ impl Demo {
                 .with_context(|| format!("no {name} in `{ready}`"))
         };
         let address = SocketAddr::new(field("traddr=")?.parse()?, field("trsvcid=")?.parse()?);
-        Ok(Demo {
-            nqn: field("nqn=")?.to_owned(),
-            address,
-            process,
-            lines,
-            folder,
-        })
+        Ok(Demo { nqn: field("nqn=")?.to_owned(), address, process, lines, folder })
     }
 
     /// Loads it. The consistency point that ends the run belongs to its cost.
@@ -78,28 +63,14 @@ impl Demo {
     ) -> anyhow::Result<Row> {
         self.process.check_alive()?;
         let settle = || self.control("source", "cp").map(drop);
-        Row::measure(
-            name,
-            self.address,
-            &self.nqn,
-            load,
-            (seconds, out),
-            || self.used(),
-            settle,
-        )
+        Row::measure(name, self.address, &self.nqn, load, (seconds, out), || self.used(), settle)
     }
 
     /// Ends it in good order; true if both volumes were identical.
     pub(crate) fn stop(mut self) -> anyhow::Result<bool> {
         let good = self.process.interrupt()?;
-        let last = self
-            .lines
-            .next()
-            .context("the pair ended without a word")??;
-        ensure!(
-            last.starts_with("mirror identical: "),
-            "the pair ended with `{last}`"
-        );
+        let last = self.lines.next().context("the pair ended without a word")??;
+        ensure!(last.starts_with("mirror identical: "), "the pair ended with `{last}`");
         Ok(good && last == "mirror identical: yes")
     }
 

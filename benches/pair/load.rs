@@ -25,13 +25,7 @@ pub(crate) struct Load {
 }
 
 const fn random_writes(depth: u16) -> Load {
-    Load {
-        name: "4 KiB random writes",
-        size: "4KiB",
-        order: "random",
-        reads: "0",
-        depth,
-    }
+    Load { name: "4 KiB random writes", size: "4KiB", order: "random", reads: "0", depth }
 }
 
 /// In this order: the sequential writes give later reads something to find.
@@ -46,23 +40,13 @@ pub(crate) static LOADS: [Load; 5] = [
     random_writes(1),
     random_writes(32),
     random_writes(128),
-    Load {
-        name: "4 KiB random reads",
-        size: "4KiB",
-        order: "random",
-        reads: "100",
-        depth: 32,
-    },
+    Load { name: "4 KiB random reads", size: "4KiB", order: "random", reads: "100", depth: 32 },
 ];
 
 impl Load {
     /// The load as part of a file name.
     fn slug(&self) -> String {
-        format!(
-            "{}-qd{}",
-            self.name.to_lowercase().replace(' ', "-"),
-            self.depth
-        )
+        format!("{}-qd{}", self.name.to_lowercase().replace(' ', "-"), self.depth)
     }
 
     /// Whether it writes.
@@ -104,35 +88,22 @@ impl Row {
         used: impl Fn() -> anyhow::Result<Used>,
         settle: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Row> {
-        let slug: String = target
-            .split(", ")
-            .collect::<Vec<_>>()
-            .join("-")
-            .replace(' ', "-")
-            .to_lowercase();
+        let slug: String =
+            target.split(", ").collect::<Vec<_>>().join("-").replace(' ', "-").to_lowercase();
         let before = used()?;
         let output = Command::new(IBID)
             .args([
                 "bench", "--json", "--nqn", nqn, "--size", load.size, "--order", load.order,
                 "--reads", load.reads,
             ])
-            .args([
-                "--connect",
-                &address.to_string(),
-                "--depth",
-                &load.depth.to_string(),
-            ])
+            .args(["--connect", &address.to_string(), "--depth", &load.depth.to_string()])
             .args(["--seconds", &seconds.to_string(), "--hgrm"])
             .arg(out.join(format!("{slug}-{}.hgrm", load.slug())))
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .context(IBID)?;
-        ensure!(
-            output.status.success(),
-            "`ibid bench` ended with {}",
-            output.status
-        );
+        ensure!(output.status.success(), "`ibid bench` ended with {}", output.status);
         let client =
             serde_json::from_slice(&output.stdout).context("what `ibid bench --json` printed")?;
         settle()?;
@@ -154,20 +125,12 @@ impl Row {
             },
         };
         ensure!(row.count() > 0, "`ibid bench` completed nothing");
-        println!(
-            "{target}: {}, queue depth {}: {:.0} IOPS",
-            load.name,
-            load.depth,
-            row.iops()
-        );
+        println!("{target}: {}, queue depth {}: {:.0} IOPS", load.name, load.depth, row.iops());
         Ok(row)
     }
 
     fn number(&self, path: &str) -> f64 {
-        self.client
-            .pointer(path)
-            .and_then(Value::as_f64)
-            .unwrap_or(f64::NAN)
+        self.client.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN)
     }
 
     fn side(&self) -> &'static str {
@@ -175,18 +138,12 @@ impl Row {
     }
 
     fn count(&self) -> u64 {
-        self.client
-            .pointer(&format!("/{}/count", self.side()))
-            .and_then(Value::as_u64)
-            .unwrap_or(0)
+        self.client.pointer(&format!("/{}/count", self.side())).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Commands that were in flight: a queue of n entries holds n - 1.
     pub(crate) fn depth(&self) -> u64 {
-        self.client
-            .pointer("/depth")
-            .and_then(Value::as_u64)
-            .unwrap_or(u64::from(self.load.depth))
+        self.client.pointer("/depth").and_then(Value::as_u64).unwrap_or(u64::from(self.load.depth))
     }
 
     /// Completions a second.
@@ -217,10 +174,7 @@ impl Row {
     /// Bytes on the link for each byte that the client wrote.
     pub(crate) fn link_per_byte(&self) -> Option<f64> {
         let bytes = self.count() as f64 * self.number("/size");
-        self.used
-            .link_bytes
-            .filter(|_| self.load.writes())
-            .map(|link| link as f64 / bytes)
+        self.used.link_bytes.filter(|_| self.load.writes()).map(|link| link as f64 / bytes)
     }
 
     /// The line for programs.

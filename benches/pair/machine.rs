@@ -29,9 +29,8 @@ pub(crate) fn load_average() -> String {
 
 fn model() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("model name") || line.starts_with("CPU part"));
+    let line =
+        text.lines().find(|line| line.starts_with("model name") || line.starts_with("CPU part"));
     line.and_then(|line| line.split_once(": "))
         .map_or("unknown processor", |(_, name)| name)
         .to_owned()

@@ -61,9 +61,7 @@ fn main() -> ExitCode {
 /// True if every target could be measured and every mirror was identical.
 fn run(args: &Args) -> anyhow::Result<bool> {
     let out = out_folder()?;
-    let seconds = args
-        .seconds
-        .unwrap_or(if args.quick { SECONDS_QUICK } else { SECONDS });
+    let seconds = args.seconds.unwrap_or(if args.quick { SECONDS_QUICK } else { SECONDS });
     let before = machine::describe();
     println!("{before}");
     let mut rows: Vec<Row> = Vec::new();
@@ -86,9 +84,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
             }
         }
     }
-    for link in demo::LINKS
-        .into_iter()
-        .filter(|link| args.link.as_deref().is_none_or(|only| only == *link))
+    for link in
+        demo::LINKS.into_iter().filter(|link| args.link.as_deref().is_none_or(|only| only == *link))
     {
         for durability in demo::DURABILITIES
             .into_iter()
@@ -118,29 +115,19 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         "{before}\n{}\n\n{}{}",
         machine::load_average(),
         table::render(&rows),
-        notes
-            .iter()
-            .map(|note| format!("{note}\n"))
-            .collect::<String>()
+        notes.iter().map(|note| format!("{note}\n")).collect::<String>()
     );
-    println!(
-        "\n{text}\nlatency distributions and figures: {}",
-        out.display()
-    );
+    println!("\n{text}\nlatency distributions and figures: {}", out.display());
     std::fs::write(out.join("pair.txt"), &text)?;
     let figures: Vec<_> = rows.iter().map(Row::json).collect();
-    std::fs::write(
-        out.join("pair.json"),
-        serde_json::to_string_pretty(&figures)?,
-    )?;
+    std::fs::write(out.join("pair.json"), serde_json::to_string_pretty(&figures)?)?;
     Ok(good)
 }
 
 /// `bench` in cargo's target folder.
 fn out_folder() -> anyhow::Result<PathBuf> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .context("cargo's target folder")?;
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().context("cargo's target folder")?;
     let out = target.join("bench");
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     Ok(out)

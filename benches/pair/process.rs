@@ -23,14 +23,8 @@ impl Process {
         name: &'static str,
         patience: Duration,
     ) -> anyhow::Result<Process> {
-        let child = command
-            .spawn()
-            .with_context(|| format!("{name} does not start"))?;
-        Ok(Process {
-            child,
-            name,
-            patience,
-        })
+        let child = command.spawn().with_context(|| format!("{name} does not start"))?;
+        Ok(Process { child, name, patience })
     }
 
     /// Its pid.
@@ -40,10 +34,7 @@ impl Process {
 
     /// Its standard output, once.
     pub(crate) fn output(&mut self) -> anyhow::Result<std::process::ChildStdout> {
-        self.child
-            .stdout
-            .take()
-            .context("its output is taken already")
+        self.child.stdout.take().context("its output is taken already")
     }
 
     /// An error if it has ended.
@@ -58,15 +49,9 @@ impl Process {
     pub(crate) fn interrupt(&mut self) -> anyhow::Result<bool> {
         if self.child.try_wait()?.is_none() {
             // The shell's own `kill`: the program of that name is not on every machine.
-            let kill = Command::new("sh")
-                .arg("-c")
-                .arg(format!("kill -INT {}", self.pid()))
-                .status();
-            ensure!(
-                kill.context("sh")?.success(),
-                "{} can't be signalled",
-                self.name
-            );
+            let kill =
+                Command::new("sh").arg("-c").arg(format!("kill -INT {}", self.pid())).status();
+            ensure!(kill.context("sh")?.success(), "{} can't be signalled", self.name);
         }
         let deadline = Instant::now() + self.patience;
         loop {
@@ -101,10 +86,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let (_, fields) = stat.rsplit_once(')').with_context(|| path.clone())?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|field| field.parse::<f64>().ok())
-            .with_context(|| path.clone())
+        fields.get(at).and_then(|field| field.parse::<f64>().ok()).with_context(|| path.clone())
     };
     // Counted from field 3, the first behind the name.
     Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)

@@ -33,16 +33,12 @@ pub(crate) fn find() -> Option<PathBuf> {
         .args(["--variable=prefix", "spdk_nvmf"])
         .stderr(Stdio::null())
         .output();
-    let prefix = prefix
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .unwrap_or_default();
+    let prefix =
+        prefix.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
     let installed = (!prefix.trim().is_empty()).then(|| Path::new(prefix.trim()).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = installed.into_iter().chain(std::env::split_paths(&path));
-    folders
-        .map(|folder| folder.join("nvmf_tgt"))
-        .find(|program| program.is_file())
+    folders.map(|folder| folder.join("nvmf_tgt")).find(|program| program.is_file())
 }
 
 /// A running target.
@@ -55,9 +51,7 @@ pub(crate) struct Target {
 impl Target {
     /// Starts it and gives it a namespace.
     pub(crate) fn start(program: &Path) -> anyhow::Result<Target> {
-        let folder = tempfile::Builder::new()
-            .prefix("ibid-bench-spdk-")
-            .tempdir()?;
+        let folder = tempfile::Builder::new().prefix("ibid-bench-spdk-").tempdir()?;
         let socket = folder.path().join("rpc.sock");
         let log = File::create(folder.path().join("log"))?;
         let mut command = Command::new(program);
@@ -79,19 +73,12 @@ impl Target {
             .stdout(log.try_clone()?)
             .stderr(log);
         let process = Process::start(command, "SPDK's nvmf_tgt", STOP_WAIT)?;
-        let mut target = Target {
-            process,
-            address: free_address()?,
-            _folder: folder,
-        };
+        let mut target = Target { process, address: free_address()?, _folder: folder };
         let set_up = target.set_up(&socket);
         set_up.with_context(|| {
             let text = std::fs::read_to_string(socket.with_file_name("log")).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            format!(
-                "its log ends:\n  {}",
-                lines[lines.len().saturating_sub(8)..].join("\n  ")
-            )
+            format!("its log ends:\n  {}", lines[lines.len().saturating_sub(8)..].join("\n  "))
         })?;
         Ok(target)
     }
@@ -130,10 +117,7 @@ impl Target {
                 "nvmf_subsystem_add_ns",
                 Some(json!({ "nqn": NQN, "namespace": { "bdev_name": "bench" } })),
             ),
-            (
-                "nvmf_subsystem_add_listener",
-                Some(json!({ "nqn": NQN, "listen_address": listen })),
-            ),
+            ("nvmf_subsystem_add_listener", Some(json!({ "nqn": NQN, "listen_address": listen }))),
         ];
         for (id, (method, params)) in (1..).zip(calls) {
             call(&mut stream, id, method, params).with_context(|| method.to_owned())?;
@@ -150,21 +134,8 @@ impl Target {
     ) -> anyhow::Result<Row> {
         self.process.check_alive()?;
         let pid = self.process.pid();
-        let used = || {
-            Ok(Used {
-                source: cpu_seconds(pid)?,
-                ..Used::default()
-            })
-        };
-        Row::measure(
-            "SPDK, malloc",
-            self.address,
-            NQN,
-            load,
-            (seconds, out),
-            used,
-            || Ok(()),
-        )
+        let used = || Ok(Used { source: cpu_seconds(pid)?, ..Used::default() });
+        Row::measure("SPDK, malloc", self.address, NQN, load, (seconds, out), used, || Ok(()))
     }
 
     /// Ends it.
@@ -186,13 +157,8 @@ fn call(
     stream.write_all(request.to_string().as_bytes())?;
     // SPDK ends an answer with nothing but its last brace: the parser says where that is.
     let mut answers = serde_json::Deserializer::from_reader(stream).into_iter::<Value>();
-    let answer = answers
-        .next()
-        .context("the target closed the connection")??;
-    ensure!(
-        answer.get("id").and_then(Value::as_u64) == Some(id),
-        "not the answer: {answer}"
-    );
+    let answer = answers.next().context("the target closed the connection")??;
+    ensure!(answer.get("id").and_then(Value::as_u64) == Some(id), "not the answer: {answer}");
     match answer.get("error") {
         None => Ok(()),
         Some(error) => bail!("{error}"),

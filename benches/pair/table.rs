@@ -39,17 +39,9 @@ pub(crate) fn render(rows: &[Row]) -> String {
             out.push('\n');
             before = target;
         }
-        let cells = line
-            .iter()
-            .zip(widths)
-            .enumerate()
-            .map(|(at, (cell, width))| {
-                if at < WORDS {
-                    format!("{cell:<width$}")
-                } else {
-                    format!("{cell:>width$}")
-                }
-            });
+        let cells = line.iter().zip(widths).enumerate().map(|(at, (cell, width))| {
+            if at < WORDS { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())
             .expect("a string takes text");
     }
@@ -77,11 +69,7 @@ fn cells(row: &Row, rows: &[Row]) -> [String; 13] {
         cpu(source),
         cpu(destination),
         cpu(client),
-        row.link_per_byte()
-            .map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.4}")),
-        spdk.map_or_else(
-            || "-".to_owned(),
-            |spdk| format!("{:.2}", row.iops() / spdk.iops()),
-        ),
+        row.link_per_byte().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.4}")),
+        spdk.map_or_else(|| "-".to_owned(), |spdk| format!("{:.2}", row.iops() / spdk.iops())),
     ]
 }

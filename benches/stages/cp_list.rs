@@ -10,11 +10,7 @@ use std::hint::black_box;
 pub(crate) fn bench(criterion: &mut Criterion) {
     let segment_blocks = PAGES + 1;
     let segment = CpId::new(1);
-    let mut pages = PageTable::new(LogGeometry {
-        segments: 2,
-        segment_blocks,
-        arena_at: 0,
-    });
+    let mut pages = PageTable::new(LogGeometry { segments: 2, segment_blocks, arena_at: 0 });
     for page in 1..=PAGES {
         pages.set(
             segment,
@@ -25,10 +21,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     }
     let mut group = criterion.benchmark_group("cp_list");
     group.throughput(Throughput::Elements(u64::from(PAGES)));
-    for (case, random) in [
-        ("random_16383_nodes", true),
-        ("sequential_16383_nodes", false),
-    ] {
+    for (case, random) in [("random_16383_nodes", true), ("sequential_16383_nodes", false)] {
         let mut index = Index::new(2 * segment_blocks as usize);
         fill(&mut index, &blocks(random));
         let mut list = CpList::new(segment_blocks);

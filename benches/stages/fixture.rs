@@ -57,11 +57,7 @@ impl Source {
             late_after: Nanos::from_millis(20),
         });
         let bytes = usize::try_from(geometry.bytes()).expect("a log fits the address space");
-        Source {
-            log,
-            memory: PlainMemory(vec![0; bytes]),
-            random: Random::new(),
-        }
+        Source { log, memory: PlainMemory(vec![0; bytes]), random: Random::new() }
     }
 
     /// Logs one write of 4 KiB at a random place. A drained segment is freed when there is no room, so that the price of freeing is
@@ -80,10 +76,7 @@ impl Source {
             match reserved {
                 Ok(placement) => break placement,
                 Err(ReserveRefused::Full) => {
-                    let drained = self
-                        .log
-                        .drainable()
-                        .expect("every write before is committed");
+                    let drained = self.log.drainable().expect("every write before is committed");
                     self.log.free(drained);
                 }
                 Err(other) => panic!("a write of one block is refused: {other}"),
@@ -95,9 +88,7 @@ impl Source {
 
     /// Closes the open batch.
     pub(crate) fn close(&mut self) -> ClosedBatch {
-        self.log
-            .close_batch(&mut self.memory)
-            .expect("there are entries")
+        self.log.close_batch(&mut self.memory).expect("there are entries")
     }
 
     /// Both nodes hold everything; gives the number of writes that may be answered now.

@@ -28,9 +28,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     });
     group.finish();
     let mut group = criterion.benchmark_group("frame_emit");
-    group.bench_function("sections_3", |bencher| {
-        bencher.iter(|| emit(black_box(&mut out)))
-    });
+    group.bench_function("sections_3", |bencher| bencher.iter(|| emit(black_box(&mut out))));
     group.finish();
 }
 

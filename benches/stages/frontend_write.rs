@@ -59,28 +59,16 @@ impl Target {
             trsvcid: 4420,
             controller_ids: (1, 50),
         });
-        Target {
-            frontend,
-            arrived: 0,
-            answer: None,
-        }
+        Target { frontend, arrived: 0, answer: None }
     }
 
     /// Admin queue, controller enabled, one I/O queue.
     fn connect(&mut self) -> ConnId {
         let admin = self.open();
-        let result = self
-            .run(
-                admin,
-                &connect(0).emit(1),
-                &connect_data(ConnectData::CNTLID_ANY),
-            )
-            .result;
-        let enable = PropertySet {
-            wide: Some(false),
-            offset: property::CC,
-            value: Cc::ENABLED.0.into(),
-        };
+        let result =
+            self.run(admin, &connect(0).emit(1), &connect_data(ConnectData::CNTLID_ANY)).result;
+        let enable =
+            PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
         self.run(admin, &enable.emit(2), &[]);
         let io = self.open();
         let controller = u16::try_from(result & 0xFFFF).expect("16 bits");
@@ -91,13 +79,7 @@ impl Target {
     fn open(&mut self) -> ConnId {
         let conn = self.frontend.open(NOW).expect("room for a connection");
         let mut bytes = vec![0; IC_BYTES];
-        IcReq {
-            pfv: 0,
-            hpda: 0,
-            dgst: 0,
-            maxr2t: 0,
-        }
-        .emit(&mut bytes);
+        IcReq { pfv: 0, hpda: 0, dgst: 0, maxr2t: 0 }.emit(&mut bytes);
         CommonHeader::plain(PduKind::IcReq).emit(&mut bytes);
         self.give(conn, &bytes, 0);
         assert!(self.take(conn) > 0, "an answer to ICReq");
@@ -117,10 +99,7 @@ impl Target {
     /// Gives bytes, then says that `payload` bytes have come straight into their pages.
     fn give(&mut self, conn: ConnId, mut bytes: &[u8], mut payload: usize) {
         while !bytes.is_empty() || payload > 0 {
-            let ReceivePlan::Receive {
-                payload: span,
-                head,
-            } = self.frontend.receive_plan(conn)
+            let ReceivePlan::Receive { payload: span, head } = self.frontend.receive_plan(conn)
             else {
                 panic!("the target takes what it asked for");
             };
@@ -162,9 +141,7 @@ impl Target {
         let mut count = 0;
         let mut answer = None;
         for piece in list.as_slice() {
-            let Piece::Bytes(bytes) = piece else {
-                panic!("no payload is sent back")
-            };
+            let Piece::Bytes(bytes) = piece else { panic!("no payload is sent back") };
             count += bytes.len();
             if CommonHeader::parse(bytes)
                 .is_ok_and(|common| common.kind == PduKind::CapsuleResp as u8)
@@ -191,35 +168,19 @@ fn capsule(sqe: &Sqe, payload: usize) -> Vec<u8> {
 }
 
 fn write() -> Sqe {
-    let mut sqe = Io {
-        slba: 5,
-        blocks: 1,
-        fua: false,
-    }
-    .emit(opcode::WRITE, 9, 1);
+    let mut sqe = Io { slba: 5, blocks: 1, fua: false }.emit(opcode::WRITE, 9, 1);
     sqe.sgl = Sgl::in_capsule(PAYLOAD_BYTES as u32);
     sqe
 }
 
 fn connect(qid: u16) -> Connect {
-    Connect {
-        recfmt: 0,
-        qid,
-        sqsize: 31,
-        cattr: 0,
-        kato_ms: if qid == 0 { 5000 } else { 0 },
-    }
+    Connect { recfmt: 0, qid, sqsize: 31, cattr: 0, kato_ms: if qid == 0 { 5000 } else { 0 } }
 }
 
 fn connect_data(cntlid: u16) -> Vec<u8> {
     let mut bytes = vec![0; ConnectData::BYTES];
     let name = |nqn| put_nqn(nqn).expect("a name that fits");
-    ConnectData {
-        hostid: [9; 16],
-        cntlid,
-        subnqn: name(NQN),
-        hostnqn: name(HOST),
-    }
-    .emit(&mut bytes);
+    ConnectData { hostid: [9; 16], cntlid, subnqn: name(NQN), hostnqn: name(HOST) }
+        .emit(&mut bytes);
     bytes
 }

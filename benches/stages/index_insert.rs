@@ -12,36 +12,20 @@ pub(crate) const PAGES: u32 = 16_383;
 /// The blocks that a segment's pages are written for.
 pub(crate) fn blocks(random: bool) -> Vec<u64> {
     let mut places = Random::new();
-    (0..u64::from(PAGES))
-        .map(|n| {
-            if random {
-                places.below(VOLUME_BLOCKS)
-            } else {
-                n
-            }
-        })
-        .collect()
+    (0..u64::from(PAGES)).map(|n| if random { places.below(VOLUME_BLOCKS) } else { n }).collect()
 }
 
 /// Page n holds block n of the list.
 pub(crate) fn fill(index: &mut Index, blocks: &[u64]) {
     for (page, block) in (1..).zip(blocks) {
-        index.insert(
-            VolumeId::new(0),
-            *block,
-            0xFF,
-            BlockSource::Page(LogBlock::new(page)),
-        );
+        index.insert(VolumeId::new(0), *block, 0xFF, BlockSource::Page(LogBlock::new(page)));
     }
 }
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("index_insert");
     group.throughput(Throughput::Elements(u64::from(PAGES)));
-    for (case, random) in [
-        ("random_16383_blocks", true),
-        ("sequential_16383_blocks", false),
-    ] {
+    for (case, random) in [("random_16383_blocks", true), ("sequential_16383_blocks", false)] {
         let blocks = blocks(random);
         let mut index = Index::new(2 * (PAGES as usize + 1));
         group.bench_function(case, |bencher| {

@@ -6,11 +6,7 @@ use ibid_engine::log::LogGeometry;
 use std::hint::black_box;
 
 /// Segments of the size that a demonstration has, and two of them: 64 MiB each.
-const GEOMETRY: LogGeometry = LogGeometry {
-    segments: 2,
-    segment_blocks: 16_384,
-    arena_at: 0,
-};
+const GEOMETRY: LogGeometry = LogGeometry { segments: 2, segment_blocks: 16_384, arena_at: 0 };
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log_append");

@@ -10,11 +10,7 @@ use ibid_wire::disk::Batch;
 use std::hint::black_box;
 
 /// Small segments: before each batch the slot is taken anew, and clearing it should not be what is measured.
-const GEOMETRY: LogGeometry = LogGeometry {
-    segments: 2,
-    segment_blocks: 128,
-    arena_at: 0,
-};
+const GEOMETRY: LogGeometry = LogGeometry { segments: 2, segment_blocks: 128, arena_at: 0 };
 const BYTES: u32 = BLOCK_BYTES as u32;
 
 struct Piece {
@@ -35,10 +31,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             bencher.iter(|| {
                 mirror.reset(Lsn::new(0));
                 place(&mut mirror, &pieces);
-                let ready = mirror
-                    .next_ready(&memory)
-                    .expect("honest bytes")
-                    .expect("all is here");
+                let ready = mirror.next_ready(&memory).expect("honest bytes").expect("all is here");
                 assert_eq!(ready.last, Lsn::new(entries));
                 mirror.set_durable(ready.last);
                 black_box(mirror.durable())
@@ -54,13 +47,7 @@ fn place(mirror: &mut Mirror, pieces: &[Piece]) {
         match mirror.place(segment, piece.place, piece.length, piece.structure) {
             Ok(Placed::New(span)) => {
                 assert_eq!(span.len, piece.length);
-                mirror.arrived(
-                    segment,
-                    piece.place,
-                    piece.length,
-                    piece.structure,
-                    piece.crc,
-                );
+                mirror.arrived(segment, piece.place, piece.length, piece.structure, piece.crc);
             }
             Ok(Placed::Duplicate) => panic!("the slot was taken anew"),
             Err(refused) => panic!("a piece of the first segment: {refused}"),
@@ -87,10 +74,8 @@ fn batch(entries: u64) -> (PlainMemory, Vec<Piece>) {
         structure: true,
         crc: 0,
     };
-    let mut pieces = vec![
-        structure(LogBlock::new(0), BYTES),
-        structure(closed.block, parsed.used_bytes()),
-    ];
+    let mut pieces =
+        vec![structure(LogBlock::new(0), BYTES), structure(closed.block, parsed.used_bytes())];
     pieces.extend(parsed.entries().map(|(entry, _)| Piece {
         place: entry.page.get() * BYTES,
         length: BYTES,

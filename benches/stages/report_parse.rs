@@ -23,9 +23,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     for (case, ranges) in cases {
         let report = report(ranges);
         let mut body = [0; REPORT_BYTES_MAX];
-        group.bench_function(case, |bencher| {
-            bencher.iter(|| black_box(&report).emit(&mut body))
-        });
+        group.bench_function(case, |bencher| bencher.iter(|| black_box(&report).emit(&mut body)));
     }
     group.finish();
 }
@@ -35,13 +33,7 @@ fn report(ranges: u64) -> Report {
     for n in 0..ranges {
         // Newest first, a lost packet between each two.
         let last = 1_000_000 - n * 10;
-        assert!(
-            report.push_range(PacketRange {
-                first: last - 8,
-                last
-            }),
-            "there is room"
-        );
+        assert!(report.push_range(PacketRange { first: last - 8, last }), "there is room");
     }
     report
 }

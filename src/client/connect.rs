@@ -26,13 +26,7 @@ fn trimmed(field: &[u8]) -> String {
     let text: String = field
         .iter()
         .take_while(|&&byte| byte != 0)
-        .map(|&byte| {
-            if byte.is_ascii_graphic() {
-                char::from(byte)
-            } else {
-                ' '
-            }
-        })
+        .map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { ' ' })
         .collect();
     text.trim().into()
 }
@@ -47,22 +41,9 @@ impl Queue {
         data_bytes: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<u64, ClientError> {
-        let cid = self
-            .next_slot()
-            .ok_or(ClientError::Timeout("a place in the admin queue"))?;
-        let flow = if data_bytes > 0 {
-            Flow::In { done: 0 }
-        } else {
-            Flow::Settled
-        };
-        self.submit(
-            &build(cid),
-            small,
-            flow,
-            data_bytes,
-            RUN,
-            std::mem::take(buffer),
-        );
+        let cid = self.next_slot().ok_or(ClientError::Timeout("a place in the admin queue"))?;
+        let flow = if data_bytes > 0 { Flow::In { done: 0 } } else { Flow::Settled };
+        self.submit(&build(cid), small, flow, data_bytes, RUN, std::mem::take(buffer));
         let mut ended = None;
         self.run(doing, |completion| {
             let is_ours = completion.token == RUN;
@@ -71,18 +52,9 @@ impl Queue {
             }
             is_ours
         })?;
-        let Completion {
-            status,
-            result,
-            buffer: back,
-            ..
-        } = ended.expect("the command ended");
+        let Completion { status, result, buffer: back, .. } = ended.expect("the command ended");
         *buffer = back;
-        if status.is_success() {
-            Ok(result)
-        } else {
-            Err(ClientError::Failed { doing, status })
-        }
+        if status.is_success() { Ok(result) } else { Err(ClientError::Failed { doing, status }) }
     }
 
     pub(crate) fn connect(
@@ -101,31 +73,11 @@ impl Queue {
         };
         let mut bytes = [0; ConnectData::BYTES];
         data.emit(&mut bytes);
-        let kato_ms = if qid == 0 {
-            options.keep_alive.as_millis() as u32
-        } else {
-            0
-        };
-        let cattr = if options.no_flow_control && qid != 0 {
-            Connect::NO_FLOW_CONTROL
-        } else {
-            0
-        };
-        let request = Connect {
-            recfmt: 0,
-            qid,
-            sqsize: entries - 1,
-            cattr,
-            kato_ms,
-        };
-        self.command(
-            "connect",
-            |cid| request.emit(cid),
-            &bytes,
-            0,
-            &mut Vec::new(),
-        )
-        .map(|result| result as u16)
+        let kato_ms = if qid == 0 { options.keep_alive.as_millis() as u32 } else { 0 };
+        let cattr = if options.no_flow_control && qid != 0 { Connect::NO_FLOW_CONTROL } else { 0 };
+        let request = Connect { recfmt: 0, qid, sqsize: entries - 1, cattr, kato_ms };
+        self.command("connect", |cid| request.emit(cid), &bytes, 0, &mut Vec::new())
+            .map(|result| result as u16)
     }
 
     pub(crate) fn property(
@@ -136,13 +88,7 @@ impl Queue {
     ) -> Result<u64, ClientError> {
         self.command(
             doing,
-            |cid| {
-                PropertyGet {
-                    wide: Some(wide),
-                    offset,
-                }
-                .emit(cid)
-            },
+            |cid| PropertyGet { wide: Some(wide), offset }.emit(cid),
             &[],
             0,
             &mut Vec::new(),
@@ -150,13 +96,8 @@ impl Queue {
     }
 
     pub(crate) fn set_cc(&mut self, doing: &'static str, cc: Cc) -> Result<(), ClientError> {
-        let set = PropertySet {
-            wide: Some(false),
-            offset: property::CC,
-            value: cc.0.into(),
-        };
-        self.command(doing, |cid| set.emit(cid), &[], 0, &mut Vec::new())
-            .map(drop)
+        let set = PropertySet { wide: Some(false), offset: property::CC, value: cc.0.into() };
+        self.command(doing, |cid| set.emit(cid), &[], 0, &mut Vec::new()).map(drop)
     }
 
     pub(crate) fn identify(
@@ -165,14 +106,7 @@ impl Queue {
         request: Identify,
         buffer: &mut Vec<u8>,
     ) -> Result<(), ClientError> {
-        self.command(
-            doing,
-            |cid| request.emit(cid),
-            &[],
-            IDENTIFY_BYTES as u32,
-            buffer,
-        )
-        .map(drop)
+        self.command(doing, |cid| request.emit(cid), &[], IDENTIFY_BYTES as u32, buffer).map(drop)
     }
 }
 
@@ -196,9 +130,7 @@ pub(crate) fn open_admin(
     loop {
         let csts = Csts::parse(admin.property("read CSTS", property::CSTS, false)? as u32);
         if csts.failed {
-            return Err(ClientError::Protocol(
-                "the controller reports a fatal state",
-            ));
+            return Err(ClientError::Protocol("the controller reports a fatal state"));
         }
         if csts.ready {
             return Ok((admin, cntlid, cap));
@@ -212,10 +144,7 @@ pub(crate) fn open_admin(
 
 /// Asks a discovery subsystem what there is.
 pub fn discover(addr: SocketAddr, options: &ConnectOptions) -> Result<Vec<Subsystem>, ClientError> {
-    let options = ConnectOptions {
-        keep_alive: Duration::ZERO,
-        ..options.clone()
-    };
+    let options = ConnectOptions { keep_alive: Duration::ZERO, ..options.clone() };
     let (mut admin, _, _) = open_admin(addr, DISCOVERY_NQN, &options)?;
     let mut buffer = vec![0; DiscoveryHeader::BYTES];
     let page = |bytes: usize, offset: u64| GetLogPage {
@@ -262,11 +191,7 @@ pub(crate) fn list_namespaces(
     admin: &mut Queue,
     buffer: &mut Vec<u8>,
 ) -> Result<Vec<Namespace>, ClientError> {
-    let list = Identify {
-        cns: cns::NAMESPACE_LIST,
-        csi: csi::NVM,
-        nsid: 0,
-    };
+    let list = Identify { cns: cns::NAMESPACE_LIST, csi: csi::NVM, nsid: 0 };
     admin.identify("list the namespaces", list, buffer)?;
     let ids: Vec<u32> = buffer
         .chunks_exact(4)
@@ -275,11 +200,7 @@ pub(crate) fn list_namespaces(
         .collect();
     let mut namespaces = Vec::with_capacity(ids.len());
     for nsid in ids {
-        let query = Identify {
-            cns: cns::NAMESPACE,
-            csi: csi::NVM,
-            nsid,
-        };
+        let query = Identify { cns: cns::NAMESPACE, csi: csi::NVM, nsid };
         admin.identify("identify a namespace", query, buffer)?;
         let data = IdentifyNamespace::parse(buffer)
             .map_err(|_| ClientError::Protocol("short Identify data"))?;
@@ -290,9 +211,7 @@ pub(crate) fn list_namespaces(
             buffer[130 + format * 4],
         );
         if !(9..=16).contains(&shift) || metadata != 0 {
-            return Err(ClientError::Unsupported(
-                "a plain LBA format of 512 bytes to 64 KiB",
-            ));
+            return Err(ClientError::Unsupported("a plain LBA format of 512 bytes to 64 KiB"));
         }
         namespaces.push(Namespace {
             nsid,
@@ -310,20 +229,12 @@ pub(crate) fn nvm_limits(
     admin: &mut Queue,
     buffer: &mut Vec<u8>,
 ) -> Result<IdentifyNvmController, ClientError> {
-    let query = Identify {
-        cns: cns::SET_CONTROLLER,
-        csi: csi::NVM,
-        nsid: 0,
-    };
+    let query = Identify { cns: cns::SET_CONTROLLER, csi: csi::NVM, nsid: 0 };
     match admin.identify("identify the command set", query, buffer) {
         Ok(()) => IdentifyNvmController::parse(buffer)
             .map_err(|_| ClientError::Protocol("short Identify data")),
         Err(ClientError::Failed { status, .. }) if status.sct() == Status::INVALID_FIELD.sct() => {
-            Ok(IdentifyNvmController {
-                wzsl: 0,
-                dmrl: 0,
-                dmrsl: 0,
-            })
+            Ok(IdentifyNvmController { wzsl: 0, dmrl: 0, dmrsl: 0 })
         }
         Err(other) => Err(other),
     }

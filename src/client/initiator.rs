@@ -105,11 +105,7 @@ impl Initiator {
     ) -> Result<Self, ClientError> {
         let (mut admin, cntlid, cap) = open_admin(addr, nqn, options)?;
         let mut buffer = vec![0; IDENTIFY_BYTES];
-        let controller_query = Identify {
-            cns: cns::CONTROLLER,
-            csi: csi::NVM,
-            nsid: 0,
-        };
+        let controller_query = Identify { cns: cns::CONTROLLER, csi: csi::NVM, nsid: 0 };
         admin.identify("identify the controller", controller_query, &mut buffer)?;
         let controller = IdentifyController::parse(&buffer)
             .map_err(|_| ClientError::Protocol("short Identify data"))?;
@@ -124,9 +120,8 @@ impl Initiator {
             shift => TRANSFER_BYTES_MAX.min(4096_u32.checked_shl(shift.into()).unwrap_or(u32::MAX)),
         };
         let namespaces = list_namespaces(&mut admin, &mut buffer)?;
-        let namespace = *namespaces
-            .first()
-            .ok_or(ClientError::Unsupported("a namespace: it has none"))?;
+        let namespace =
+            *namespaces.first().ok_or(ClientError::Unsupported("a namespace: it has none"))?;
         let limits = nvm_limits(&mut admin, &mut buffer)?;
         let lba_shift = namespace.lba_bytes.ilog2();
         let zeroes_blocks_max = match limits.wzsl {
@@ -145,13 +140,8 @@ impl Initiator {
             save: false,
             value: u32::from(wanted - 1) * 0x1_0001,
         };
-        let granted = admin.command(
-            "ask for I/O queues",
-            |cid| set.emit(cid),
-            &[],
-            0,
-            &mut Vec::new(),
-        )?;
+        let granted =
+            admin.command("ask for I/O queues", |cid| set.emit(cid), &[], 0, &mut Vec::new())?;
         let granted = wanted
             .min((granted as u16).saturating_add(1))
             .min(((granted >> 16) as u16).saturating_add(1));
@@ -200,11 +190,7 @@ impl Initiator {
 
     /// Sends requests to another namespace from now on; `false` if there is no such.
     pub fn use_namespace(&mut self, nsid: u32) -> bool {
-        match self
-            .namespaces
-            .iter()
-            .find(|namespace| namespace.nsid == nsid)
-        {
+        match self.namespaces.iter().find(|namespace| namespace.nsid == nsid) {
             Some(&namespace) => {
                 self.namespace = namespace;
                 true
@@ -226,19 +212,8 @@ impl Initiator {
     /// The first bytes of a log page, for those who want to look.
     pub fn log_page(&mut self, lid: u8, bytes: u32) -> Result<Vec<u8>, ClientError> {
         let mut buffer = vec![0; bytes as usize];
-        let page = GetLogPage {
-            lid,
-            bytes: bytes.into(),
-            offset: 0,
-            by_index: false,
-        };
-        self.admin.command(
-            "read a log page",
-            |cid| page.emit(cid),
-            &[],
-            bytes,
-            &mut buffer,
-        )?;
+        let page = GetLogPage { lid, bytes: bytes.into(), offset: 0, by_index: false };
+        self.admin.command("read a log page", |cid| page.emit(cid), &[], bytes, &mut buffer)?;
         self.heard();
         Ok(buffer)
     }
@@ -253,11 +228,7 @@ impl Initiator {
     pub fn identify(&mut self, which: u8, nsid: u32) -> Result<&[u8], ClientError> {
         self.admin.identify(
             "identify",
-            Identify {
-                cns: which,
-                csi: csi::NVM,
-                nsid,
-            },
+            Identify { cns: which, csi: csi::NVM, nsid },
             &mut self.scratch,
         )?;
         self.heard();
@@ -270,13 +241,8 @@ impl Initiator {
             let bye = |cid| Sqe::new(opcode::FABRICS, cid, fctype::DISCONNECT.into());
             queue.command("disconnect", bye, &[], 0, &mut Vec::new())?;
         }
-        self.admin
-            .set_cc("shut down", Cc::ENABLED.with_shutdown())?;
+        self.admin.set_cc("shut down", Cc::ENABLED.with_shutdown())?;
         let csts = Csts::parse(self.admin.property("read CSTS", property::CSTS, false)? as u32);
-        if csts.shut_down {
-            Ok(())
-        } else {
-            Err(ClientError::Timeout("shut down"))
-        }
+        if csts.shut_down { Ok(()) } else { Err(ClientError::Timeout("shut down")) }
     }
 }

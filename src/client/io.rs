@@ -84,14 +84,7 @@ impl Initiator {
         blocks: u32,
         deallocate: bool,
     ) -> Result<(), Refused> {
-        self.submit(
-            queue,
-            token,
-            Kind::Zeroes { deallocate },
-            slba,
-            blocks,
-            Vec::new(),
-        )
+        self.submit(queue, token, Kind::Zeroes { deallocate }, slba, blocks, Vec::new())
     }
 
     /// Deallocates a run (Dataset Management).
@@ -132,11 +125,7 @@ impl Initiator {
         if matches!(kind, Kind::Read | Kind::Write { .. }) && (buffer.len() as u64) < bytes {
             return Err(RefusedWhy::Buffer);
         }
-        self.queues
-            .get(queue)
-            .ok_or(RefusedWhy::NoQueue)?
-            .next_slot()
-            .ok_or(RefusedWhy::Full)
+        self.queues.get(queue).ok_or(RefusedWhy::NoQueue)?.next_slot().ok_or(RefusedWhy::Full)
     }
 
     fn submit(
@@ -165,19 +154,8 @@ impl Initiator {
             Kind::Write { fua } => {
                 let mut sqe = io(fua).emit(opcode::WRITE, cid, nsid);
                 let inline = bytes <= queue.in_capsule;
-                sqe.sgl = if inline {
-                    Sgl::in_capsule(bytes)
-                } else {
-                    Sgl::transport(bytes)
-                };
-                let flow = if inline {
-                    Flow::Settled
-                } else {
-                    Flow::Out {
-                        asked: 0,
-                        staged: 0,
-                    }
-                };
+                sqe.sgl = if inline { Sgl::in_capsule(bytes) } else { Sgl::transport(bytes) };
+                let flow = if inline { Flow::Settled } else { Flow::Out { asked: 0, staged: 0 } };
                 queue.submit(&sqe, &[], flow, bytes, token, buffer);
             }
             Kind::Flush => queue.submit(
@@ -200,17 +178,8 @@ impl Initiator {
             }
             Kind::Deallocate => {
                 let mut list = [0; DsmRange::BYTES];
-                DsmRange {
-                    attributes: 0,
-                    blocks,
-                    slba,
-                }
-                .emit(&mut list);
-                let sqe = Deallocate {
-                    ranges: 1,
-                    deallocate: true,
-                }
-                .emit(cid, nsid);
+                DsmRange { attributes: 0, blocks, slba }.emit(&mut list);
+                let sqe = Deallocate { ranges: 1, deallocate: true }.emit(cid, nsid);
                 queue.submit(&sqe, &list, Flow::Settled, 0, token, buffer);
             }
         }
@@ -241,23 +210,16 @@ impl Initiator {
             if ended > 0 || now >= deadline {
                 return Ok(ended);
             }
-            let keep_alive = if self.keep_alive_every.is_zero() {
-                deadline
-            } else {
-                self.keep_alive_at
-            };
+            let keep_alive =
+                if self.keep_alive_every.is_zero() { deadline } else { self.keep_alive_at };
             let until = deadline.min(keep_alive);
             let sockets = self
                 .queues
                 .iter()
                 .chain([&self.admin])
                 .map(|queue| (&queue.stream, queue.wants_to_write()));
-            wait(sockets, until.saturating_duration_since(now)).map_err(|source| {
-                ClientError::Socket {
-                    doing: "wait",
-                    source,
-                }
-            })?;
+            wait(sockets, until.saturating_duration_since(now))
+                .map_err(|source| ClientError::Socket { doing: "wait", source })?;
         }
     }
 
@@ -269,8 +231,7 @@ impl Initiator {
             && let Some(cid) = self.admin.next_slot()
         {
             let sqe = Sqe::new(opcode::KEEP_ALIVE, cid, 0);
-            self.admin
-                .submit(&sqe, &[], Flow::Settled, 0, KEEP_ALIVE, Vec::new());
+            self.admin.submit(&sqe, &[], Flow::Settled, 0, KEEP_ALIVE, Vec::new());
             self.keep_alive_out = true;
             self.keep_alive_at = now + self.keep_alive_every;
         }
@@ -285,10 +246,7 @@ impl Initiator {
         })?;
         self.keep_alive_out &= !came;
         match failed {
-            Some(status) => Err(ClientError::Failed {
-                doing: "keep alive",
-                status,
-            }),
+            Some(status) => Err(ClientError::Failed { doing: "keep alive", status }),
             None => Ok(()),
         }
     }
@@ -347,8 +305,7 @@ impl Initiator {
 
     /// Flushes. For use when nothing else is outstanding.
     pub fn flush(&mut self) -> Result<(), ClientError> {
-        self.submit_flush(0, 0)
-            .map_err(|refused| ClientError::Refused(refused.why))?;
+        self.submit_flush(0, 0).map_err(|refused| ClientError::Refused(refused.why))?;
         self.settle("flush").map(drop)
     }
 

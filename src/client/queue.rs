@@ -116,30 +116,15 @@ impl Queue {
         let socket = |doing| move |source| ClientError::Socket { doing, source };
         let mut stream =
             TcpStream::connect_timeout(&addr, wishes.timeout).map_err(socket("connect"))?;
-        stream
-            .set_nodelay(true)
-            .map_err(socket("set TCP_NODELAY"))?;
-        stream
-            .set_read_timeout(Some(wishes.timeout))
-            .map_err(socket("set a timeout"))?;
+        stream.set_nodelay(true).map_err(socket("set TCP_NODELAY"))?;
+        stream.set_read_timeout(Some(wishes.timeout)).map_err(socket("set a timeout"))?;
         let mut bytes = [0; IC_BYTES];
-        let asked = if wishes.header_digest {
-            dgst::HEADER
-        } else {
-            0
-        } | if wishes.data_digest { dgst::DATA } else { 0 };
-        IcReq {
-            pfv: 0,
-            hpda: 0,
-            dgst: asked,
-            maxr2t: 0,
-        }
-        .emit(&mut bytes);
+        let asked = if wishes.header_digest { dgst::HEADER } else { 0 }
+            | if wishes.data_digest { dgst::DATA } else { 0 };
+        IcReq { pfv: 0, hpda: 0, dgst: asked, maxr2t: 0 }.emit(&mut bytes);
         CommonHeader::plain(PduKind::IcReq).emit(&mut bytes);
         stream.write_all(&bytes).map_err(socket("send ICReq"))?;
-        stream
-            .read_exact(&mut bytes[..COMMON_BYTES])
-            .map_err(socket("receive ICResp"))?;
+        stream.read_exact(&mut bytes[..COMMON_BYTES]).map_err(socket("receive ICResp"))?;
         let common =
             CommonHeader::parse(&bytes).map_err(|_| ClientError::Protocol("short header"))?;
         match PduKind::new(common.kind) {
@@ -152,34 +137,21 @@ impl Queue {
             }
             _ => return Err(ClientError::Protocol("the answer to ICReq is no ICResp")),
         }
-        stream
-            .read_exact(&mut bytes[COMMON_BYTES..])
-            .map_err(socket("receive ICResp"))?;
+        stream.read_exact(&mut bytes[COMMON_BYTES..]).map_err(socket("receive ICResp"))?;
         let granted = IcResp::parse(&bytes).map_err(|_| ClientError::Protocol("short ICResp"))?;
         if granted.pfv != 0 || granted.dgst & !asked != 0 {
-            return Err(ClientError::Protocol(
-                "ICResp grants what was not asked for",
-            ));
+            return Err(ClientError::Protocol("ICResp grants what was not asked for"));
         }
         if granted.cpda != 0 {
-            return Err(ClientError::Unsupported(
-                "data without alignment (CPDA is not 0)",
-            ));
+            return Err(ClientError::Unsupported("data without alignment (CPDA is not 0)"));
         }
         if granted.maxh2cdata < MAXH2CDATA_MIN || !granted.maxh2cdata.is_multiple_of(4) {
             return Err(ClientError::Protocol("MAXH2CDATA is out of range"));
         }
-        stream
-            .set_nonblocking(true)
-            .map_err(socket("set non-blocking"))?;
+        stream.set_nonblocking(true).map_err(socket("set non-blocking"))?;
         let depth = usize::from(wishes.depth);
-        let idle = || Slot {
-            flow: Flow::Free,
-            token: 0,
-            buffer: Vec::new(),
-            len: 0,
-            spoiled: false,
-        };
+        let idle =
+            || Slot { flow: Flow::Free, token: 0, buffer: Vec::new(), len: 0, spoiled: false };
         // A command has at most its capsule and one data PDU under way: one R2T is outstanding per command, and its next
         // data PDU is made when the one before has gone.
         let outs = depth * 2;
@@ -192,9 +164,7 @@ impl Queue {
             slots: (0..depth).map(|_| idle()).collect(),
             free: (0..wishes.depth).rev().collect(),
             out: VecDeque::with_capacity(outs),
-            spare: (0..outs)
-                .map(|_| vec![0; HEAD_BYTES].into_boxed_slice())
-                .collect(),
+            spare: (0..outs).map(|_| vec![0; HEAD_BYTES].into_boxed_slice()).collect(),
             gone: 0,
             receiver: Receiver::new(),
             timeout: wishes.timeout,
@@ -228,10 +198,7 @@ impl Queue {
         buffer: Vec<u8>,
     ) {
         let index = self.free.pop().expect("a slot was named");
-        assert!(
-            index == sqe.cid,
-            "a command has the identifier of another slot"
-        );
+        assert!(index == sqe.cid, "a command has the identifier of another slot");
         let inline = if flow == Flow::Settled { len } else { 0 };
         let data = small.len() as u32 + inline;
         let mut head = self.spare.pop().expect("there are heads for every command");
@@ -250,12 +217,8 @@ impl Queue {
             digest_len: 0,
         };
         if self.data_digest && data > 0 {
-            let digest = crc32c(if inline > 0 {
-                &buffer[..inline as usize]
-            } else {
-                small
-            })
-            .to_le_bytes();
+            let digest =
+                crc32c(if inline > 0 { &buffer[..inline as usize] } else { small }).to_le_bytes();
             if inline > 0 {
                 out.digest = digest;
                 out.digest_len = DIGEST_BYTES;
@@ -266,13 +229,7 @@ impl Queue {
         }
         out.head_len = head_len;
         self.out.push_back(out);
-        self.slots[usize::from(index)] = Slot {
-            flow,
-            token,
-            buffer,
-            len,
-            spoiled: false,
-        };
+        self.slots[usize::from(index)] = Slot { flow, token, buffer, len, spoiled: false };
     }
 
     fn header_digest_bytes(&self) -> usize {
@@ -281,29 +238,14 @@ impl Queue {
 
     /// Writes the common header and the digest behind a header of `header` bytes with digest.
     fn put_common(&self, head: &mut [u8], kind: PduKind, header: usize, data: u32, flags: u8) {
-        let trailer = if self.data_digest && data > 0 {
-            DIGEST_BYTES as u32
-        } else {
-            0
-        };
+        let trailer = if self.data_digest && data > 0 { DIGEST_BYTES as u32 } else { 0 };
         let flags = flags
-            | if self.header_digest {
-                pdu_flag::HDGST
-            } else {
-                0
-            }
+            | if self.header_digest { pdu_flag::HDGST } else { 0 }
             | if trailer > 0 { pdu_flag::DDGST } else { 0 };
         let bare = kind.header_bytes();
         let pdo = if data > 0 { header as u8 } else { 0 };
         let plen = header as u32 + data + trailer;
-        CommonHeader {
-            kind: kind as u8,
-            flags,
-            hlen: bare as u8,
-            pdo,
-            plen,
-        }
-        .emit(head);
+        CommonHeader { kind: kind as u8, flags, hlen: bare as u8, pdo, plen }.emit(head);
         if self.header_digest {
             let digest = crc32c(&head[..bare]);
             head[bare..bare + DIGEST_BYTES].copy_from_slice(&digest.to_le_bytes());
@@ -317,17 +259,12 @@ impl Queue {
             .get_mut(usize::from(r2t.cccid))
             .ok_or(ClientError::Protocol("R2T for an unknown command"))?;
         let Flow::Out { asked, staged } = slot.flow else {
-            return Err(ClientError::Protocol(
-                "R2T for a command that sends nothing",
-            ));
+            return Err(ClientError::Protocol("R2T for a command that sends nothing"));
         };
         if asked != staged {
             return Err(ClientError::Protocol("a second R2T for a command"));
         }
-        let end = r2t
-            .r2to
-            .checked_add(r2t.r2tl)
-            .filter(|&end| end <= slot.len);
+        let end = r2t.r2to.checked_add(r2t.r2tl).filter(|&end| end <= slot.len);
         let end = end.ok_or(ClientError::Protocol("R2T asks for more than there is"))?;
         if r2t.r2to != asked || r2t.r2tl == 0 {
             return Err(ClientError::Protocol("R2T out of order"));
@@ -347,16 +284,10 @@ impl Queue {
         if len == 0 {
             return;
         }
-        slot.flow = Flow::Out {
-            asked,
-            staged: staged + len,
-        };
+        slot.flow = Flow::Out { asked, staged: staged + len };
         let last = staged + len == asked;
         let mut out = Out {
-            head: self
-                .spare
-                .pop()
-                .expect("there are heads for every command's data"),
+            head: self.spare.pop().expect("there are heads for every command's data"),
             head_len: SHORT_BYTES + self.header_digest_bytes(),
             slot: index,
             from: staged as usize,
@@ -364,21 +295,9 @@ impl Queue {
             digest: [0; DIGEST_BYTES],
             digest_len: 0,
         };
-        DataPdu {
-            cccid: index,
-            ttag,
-            datao: staged,
-            datal: len,
-        }
-        .emit(&mut out.head[..]);
+        DataPdu { cccid: index, ttag, datao: staged, datal: len }.emit(&mut out.head[..]);
         let flags = if last { pdu_flag::LAST } else { 0 };
-        self.put_common(
-            &mut out.head[..],
-            PduKind::H2cData,
-            out.head_len,
-            len,
-            flags,
-        );
+        self.put_common(&mut out.head[..], PduKind::H2cData, out.head_len, len, flags);
         if self.data_digest {
             let bytes = &self.slots[usize::from(index)].buffer[out.from..out.from + out.len];
             out.digest = crc32c(bytes).to_le_bytes();
@@ -398,11 +317,7 @@ impl Queue {
                     break;
                 }
                 let body = &self.slots[usize::from(out.slot)].buffer[out.from..out.from + out.len];
-                for part in [
-                    &out.head[..out.head_len],
-                    body,
-                    &out.digest[..out.digest_len],
-                ] {
+                for part in [&out.head[..out.head_len], body, &out.digest[..out.digest_len]] {
                     let dropped = skip.min(part.len());
                     skip -= dropped;
                     if part.len() > dropped {
@@ -417,10 +332,7 @@ impl Queue {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(ClientError::Socket {
-                        doing: "send",
-                        source,
-                    });
+                    return Err(ClientError::Socket { doing: "send", source });
                 }
             }
         }
@@ -455,21 +367,15 @@ impl Queue {
         match slot.flow {
             Flow::Free => return Err(ClientError::Protocol("a completion for no command")),
             Flow::In { done } if status.is_success() && done < slot.len => {
-                return Err(ClientError::Protocol(
-                    "a read succeeded without all its data",
-                ));
+                return Err(ClientError::Protocol("a read succeeded without all its data"));
             }
             Flow::Out { staged, .. } if status.is_success() && staged < slot.len => {
-                return Err(ClientError::Protocol(
-                    "a write succeeded without all its data",
-                ));
+                return Err(ClientError::Protocol("a write succeeded without all its data"));
             }
             Flow::Settled | Flow::In { .. } | Flow::Out { .. } => {}
         }
         if self.out.iter().any(|out| out.slot == index) {
-            return Err(ClientError::Protocol(
-                "a completion before the command was sent",
-            ));
+            return Err(ClientError::Protocol("a completion before the command was sent"));
         }
         let status = if status.is_success() && slot.spoiled {
             Status::TRANSIENT_TRANSPORT_ERROR
@@ -479,12 +385,7 @@ impl Queue {
         slot.flow = Flow::Free;
         let buffer = std::mem::take(&mut slot.buffer);
         self.free.push(index);
-        sink(Completion {
-            token: slot.token,
-            status,
-            result,
-            buffer,
-        });
+        sink(Completion { token: slot.token, status, result, buffer });
         Ok(())
     }
 

@@ -35,12 +35,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        Self {
-            input: vec![0; INPUT_BYTES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-            body: None,
-        }
+        Self { input: vec![0; INPUT_BYTES].into_boxed_slice(), start: 0, end: 0, body: None }
     }
     fn have(&self) -> &[u8] {
         &self.input[self.start..self.end]
@@ -89,10 +84,7 @@ impl Queue {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(ClientError::Socket {
-                        doing: "receive",
-                        source,
-                    });
+                    return Err(ClientError::Socket { doing: "receive", source });
                 }
             }
         }
@@ -132,9 +124,7 @@ impl Queue {
                 }
                 if body.success {
                     if !body.last {
-                        return Err(ClientError::Protocol(
-                            "success is told before the last data",
-                        ));
+                        return Err(ClientError::Protocol("success is told before the last data"));
                     }
                     self.end(body.slot, Status::SUCCESS, 0, sink)?;
                     ended += 1;
@@ -157,17 +147,11 @@ impl Queue {
                 return Err(terminated(have));
             }
             if self.header_digest != (common.flags & pdu_flag::HDGST != 0) {
-                return Err(ClientError::Protocol(
-                    "a header digest is missing or unasked for",
-                ));
+                return Err(ClientError::Protocol("a header digest is missing or unasked for"));
             }
             let header = bare + if self.header_digest { DIGEST_BYTES } else { 0 };
             // Only data may be padded; it starts within what PDO's 8 bits can say.
-            let total = if kind == PduKind::C2hData {
-                usize::from(common.pdo)
-            } else {
-                header
-            };
+            let total = if kind == PduKind::C2hData { usize::from(common.pdo) } else { header };
             if total < header || total > common.plen as usize {
                 return Err(ClientError::Protocol("data starts outside of its PDU"));
             }
@@ -233,10 +217,7 @@ impl Queue {
         let Flow::In { done } = slot.flow else {
             return Err(ClientError::Protocol("data for a command that takes none"));
         };
-        let end = pdu
-            .datao
-            .checked_add(pdu.datal)
-            .filter(|&end| end <= slot.len);
+        let end = pdu.datao.checked_add(pdu.datal).filter(|&end| end <= slot.len);
         let end = end.ok_or(ClientError::Protocol("more data than was asked for"))?;
         if pdu.datao != done || pdu.datal == 0 {
             return Err(ClientError::Protocol("data out of order"));

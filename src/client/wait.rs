@@ -13,23 +13,11 @@ pub(crate) fn wait<'a>(
     sockets: impl Iterator<Item = (&'a TcpStream, bool)>,
     timeout: Duration,
 ) -> io::Result<()> {
-    let mut entries = [libc::pollfd {
-        fd: -1,
-        events: 0,
-        revents: 0,
-    }; SOCKETS_MAX];
+    let mut entries = [libc::pollfd { fd: -1, events: 0, revents: 0 }; SOCKETS_MAX];
     let mut count = 0;
     for (entry, (socket, writes)) in entries.iter_mut().zip(sockets) {
-        let events = if writes {
-            libc::POLLIN | libc::POLLOUT
-        } else {
-            libc::POLLIN
-        };
-        *entry = libc::pollfd {
-            fd: socket.as_raw_fd(),
-            events,
-            revents: 0,
-        };
+        let events = if writes { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+        *entry = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
         count += 1;
     }
     // Rounded up, so that a wait for less than a millisecond does not spin.

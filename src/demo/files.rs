@@ -7,12 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Where a Debian machine has many files of every size.
-const ORIGINS: [&str; 4] = [
-    "/usr/share/doc",
-    "/usr/share/perl",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/bin",
-];
+const ORIGINS: [&str; 4] =
+    ["/usr/share/doc", "/usr/share/perl", "/usr/lib/x86_64-linux-gnu", "/usr/bin"];
 const FILE_BYTES_MAX: u64 = 8 << 20;
 const FILES_MAX: usize = 4000;
 const DEPTH_MAX: usize = 6;
@@ -27,20 +23,12 @@ pub(crate) struct Tree {
 /// Copies files of this machine into `root`, about `bytes` in all.
 pub(crate) fn gather(root: &Path, bytes: u64) -> anyhow::Result<Tree> {
     fs::create_dir_all(root)?;
-    let mut tree = Tree {
-        root: root.to_owned(),
-        files: 0,
-        bytes: 0,
-    };
+    let mut tree = Tree { root: root.to_owned(), files: 0, bytes: 0 };
     for (index, origin) in ORIGINS.iter().enumerate() {
         let share = bytes * (index as u64 + 1) / ORIGINS.len() as u64;
         take(&mut tree, Path::new(origin), share, 0);
     }
-    ensure!(
-        tree.files > 0,
-        "no readable files under {}",
-        ORIGINS.join(", ")
-    );
+    ensure!(tree.files > 0, "no readable files under {}", ORIGINS.join(", "));
     Ok(tree)
 }
 
@@ -82,9 +70,7 @@ fn take(tree: &mut Tree, folder: &Path, until: u64, depth: usize) {
 pub(crate) fn make_image(tree: &Tree, image: &Path, bytes: u64) -> anyhow::Result<()> {
     File::create(image)?.set_len(bytes)?;
     let mut mkfs = tool("mkfs.ext4");
-    mkfs.args(["-q", "-F", "-b", "4096", "-d"])
-        .arg(&tree.root)
-        .arg(image);
+    mkfs.args(["-q", "-F", "-b", "4096", "-d"]).arg(&tree.root).arg(image);
     expect(&mut mkfs).map(drop)
 }
 
@@ -99,18 +85,11 @@ pub(crate) fn check_image(image: &Path) -> anyhow::Result<()> {
 pub(crate) fn compare(tree: &Tree, image: &Path, scratch: &Path) -> anyhow::Result<usize> {
     fs::create_dir_all(scratch)?;
     let mut debugfs = tool("debugfs");
-    debugfs
-        .arg("-R")
-        .arg(format!("rdump / {}", scratch.display()))
-        .arg(image);
+    debugfs.arg("-R").arg(format!("rdump / {}", scratch.display())).arg(image);
     expect(&mut debugfs)?;
     let mut equal = 0;
     compare_folder(&tree.root, scratch, &mut equal)?;
-    ensure!(
-        equal == tree.files,
-        "{equal} files were compared, {} were written",
-        tree.files
-    );
+    ensure!(equal == tree.files, "{equal} files were compared, {} were written", tree.files);
     Ok(equal)
 }
 
@@ -126,11 +105,7 @@ fn compare_folder(mine: &Path, theirs: &Path, equal: &mut usize) -> anyhow::Resu
             File::open(&other)
                 .and_then(|mut file| file.read_to_end(&mut right))
                 .with_context(|| format!("{} is not in the mirror", entry.path().display()))?;
-            ensure!(
-                left == right,
-                "{} differs in the mirror",
-                entry.path().display()
-            );
+            ensure!(left == right, "{} differs in the mirror", entry.path().display());
             *equal += 1;
         }
     }
@@ -148,16 +123,10 @@ fn tool(name: &str) -> Command {
 
 fn expect(command: &mut Command) -> anyhow::Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("{name} (package e2fsprogs)"))?;
+    let output = command.output().with_context(|| format!("{name} (package e2fsprogs)"))?;
     if !output.status.success() {
         let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-        bail!(
-            "{name} failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&said).trim()
-        );
+        bail!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&said).trim());
     }
     Ok(output)
 }

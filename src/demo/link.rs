@@ -10,11 +10,7 @@ const MTU: &str = "9000";
 
 /// The device that was asked for, or the best this user can have.
 pub(crate) fn choose(asked: Option<DemoLink>) -> DemoLink {
-    asked.unwrap_or(if is_root() {
-        DemoLink::AfPacket
-    } else {
-        DemoLink::Memif
-    })
+    asked.unwrap_or(if is_root() { DemoLink::AfPacket } else { DemoLink::Memif })
 }
 
 fn is_root() -> bool {
@@ -96,11 +92,7 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
         .output()
         .context("the command `ip` (package iproute2)")?;
     if !output.status.success() {
-        bail!(
-            "ip {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -24,28 +24,16 @@ pub(crate) fn run(args: &args::Demo) -> anyhow::Result<ExitCode> {
     let folder = match args.keep() {
         Some(path) => {
             std::fs::create_dir_all(path).with_context(|| format!("--keep {}", path.display()))?;
-            Folder {
-                path: std::fs::canonicalize(path)?,
-                _temporary: None,
-            }
+            Folder { path: std::fs::canonicalize(path)?, _temporary: None }
         }
         None => {
             sweep();
             let prefix = format!("{PREFIX}{}-", std::process::id());
-            let temporary = tempfile::Builder::new()
-                .prefix(&prefix)
-                .tempdir_in(DISK_FOLDER)?;
-            Folder {
-                path: temporary.path().to_owned(),
-                _temporary: Some(temporary),
-            }
+            let temporary = tempfile::Builder::new().prefix(&prefix).tempdir_in(DISK_FOLDER)?;
+            Folder { path: temporary.path().to_owned(), _temporary: Some(temporary) }
         }
     };
-    if args.serve {
-        serve(args, &folder)
-    } else {
-        show::run(args, &folder.path)
-    }
+    if args.serve { serve(args, &folder) } else { show::run(args, &folder.path) }
 }
 
 /// A folder on a real file system: /tmp is often memory, which O_DIRECT and flushes mean nothing to.
@@ -59,8 +47,7 @@ fn is_left_over(name: &str) -> bool {
         return false;
     };
     let pid = rest.split('-').next().unwrap_or(rest);
-    pid.parse::<u32>()
-        .is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// Removes the folders of demonstrations that were killed.
@@ -94,20 +81,11 @@ fn serve(args: &args::Demo, folder: &Folder) -> anyhow::Result<ExitCode> {
     let mode = args.cp_mode.unwrap_or(CpMode::Reference);
     let mut pair = Pair::start(&config(args, &folder.path, link, mode))?;
     let listen = pair.wait_until_ready()?;
-    println!(
-        "ready nqn={} traddr={} trsvcid={} nsid=1",
-        pair.nqn(),
-        listen.ip(),
-        listen.port()
-    );
+    println!("ready nqn={} traddr={} trsvcid={} nsid=1", pair.nqn(), listen.ip(), listen.port());
     pair.wait_while_alive(&stop)?;
     let identical = pair.stop_and_compare()?;
     println!("mirror identical: {}", if identical { "yes" } else { "no" });
-    Ok(if identical {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if identical { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]

@@ -89,13 +89,7 @@ impl Pair {
         // The server of a memif is there before its client looks for it.
         let destination = Process::start(node(Role::Destination), space)?;
         let source = Process::start(node(Role::Source), None)?;
-        Ok(Pair {
-            source,
-            destination,
-            config: config.clone(),
-            nqn,
-            _veth: veth,
-        })
+        Ok(Pair { source, destination, config: config.clone(), nqn, _veth: veth })
     }
 
     pub(crate) fn nqn(&self) -> &str {
@@ -110,17 +104,10 @@ impl Pair {
             if let Ok(status) = self.source_status()
                 && status.promise.state == PairState::InSync
             {
-                return status
-                    .target
-                    .map(|target| target.listen)
-                    .context("a source has a target");
+                return status.target.map(|target| target.listen).context("a source has a target");
             }
             if Instant::now() >= deadline {
-                bail!(
-                    "the pair was not ready after {} s; {}",
-                    READY_WAIT.as_secs(),
-                    self.logs()
-                );
+                bail!("the pair was not ready after {} s; {}", READY_WAIT.as_secs(), self.logs());
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -150,11 +137,7 @@ impl Pair {
     }
 
     fn logs(&self) -> String {
-        format!(
-            "source: {}\ndestination: {}",
-            tail(&self.source.log),
-            tail(&self.destination.log)
-        )
+        format!("source: {}\ndestination: {}", tail(&self.source.log), tail(&self.destination.log))
     }
 
     /// Returns when `stop` is set; an error when a node ends before.
@@ -278,19 +261,11 @@ fn node_config(
         ["192.0.2.1:4791", "192.0.2.2:4791"].map(|end| end.parse().expect("an address"));
     let device = match veth {
         Some(veth) => LinkDevice::AfPacket {
-            interface: if source {
-                veth.near.clone()
-            } else {
-                veth.far.clone()
-            },
+            interface: if source { veth.near.clone() } else { veth.far.clone() },
         },
         None => LinkDevice::Memif {
             socket: config.folder.join("memif.sock"),
-            role: if source {
-                MemifRole::Client
-            } else {
-                MemifRole::Server
-            },
+            role: if source { MemifRole::Client } else { MemifRole::Server },
         },
     };
     Config {
@@ -350,9 +325,7 @@ fn random_uuid() -> anyhow::Result<Uuid> {
 
 /// SHA-256 of a file's first `bytes`.
 pub(crate) fn sha256(path: &Path, bytes: u64) -> anyhow::Result<[u8; 32]> {
-    let mut file = File::open(path)
-        .with_context(|| path.display().to_string())?
-        .take(bytes);
+    let mut file = File::open(path).with_context(|| path.display().to_string())?.take(bytes);
     let mut sha = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

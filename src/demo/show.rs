@@ -47,9 +47,8 @@ pub(super) fn run(args: &args::Demo, folder: &Path) -> anyhow::Result<ExitCode> 
     ));
     let expected = sha256(&image, bytes)?;
 
-    let modes = args
-        .cp_mode
-        .map_or_else(|| vec![CpMode::Reference, CpMode::Full], |mode| vec![mode]);
+    let modes =
+        args.cp_mode.map_or_else(|| vec![CpMode::Reference, CpMode::Full], |mode| vec![mode]);
     let mut columns = Vec::new();
     for mode in modes {
         let mut pair_config = config(args, folder, device, mode);
@@ -62,44 +61,25 @@ pub(super) fn run(args: &args::Demo, folder: &Path) -> anyhow::Result<ExitCode> 
         ));
         let mut pair = Pair::start(&pair_config)?;
         let listen = pair.wait_until_ready()?;
-        let run = Run {
-            steps: &steps,
-            stop: &stop,
-            image: File::open(&image)?,
-            bytes,
-        };
+        let run = Run { steps: &steps, stop: &stop, image: File::open(&image)?, bytes };
         let (measured, source, destination) = run.load(&pair, listen)?;
         steps.say("stopping both nodes and comparing their volumes");
         pair.stop()?;
         let [mine, theirs] = pair.digests()?;
         ensure!(mine == theirs, "the mirror differs from the source");
-        ensure!(
-            mine == expected,
-            "both volumes are equal, but not to what was written"
-        );
+        ensure!(mine == expected, "both volumes are equal, but not to what was written");
         files::check_image(&pair.mirror()).context("the mirror's file system")?;
-        let equal = files::compare(
-            &tree,
-            &pair.mirror(),
-            &folder.join(format!("out-{}", mode.word())),
-        )?;
+        let equal =
+            files::compare(&tree, &pair.mirror(), &folder.join(format!("out-{}", mode.word())))?;
         steps.say(&format!(
             "volumes identical (sha256 {}…), e2fsck clean, {equal} files equal",
             &crate::report::hex(&mine)[..16]
         ));
-        columns.push(Column {
-            mode,
-            measured,
-            source,
-            destination,
-        });
+        columns.push(Column { mode, measured, source, destination });
     }
     println!();
     print!("{}", table::render(&columns));
-    println!(
-        "\nmirror identical: yes ({:.0} s)",
-        steps.start.elapsed().as_secs_f64()
-    );
+    println!("\nmirror identical: yes ({:.0} s)", steps.start.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,9 +97,7 @@ struct Steps {
 
 impl Steps {
     fn new() -> Steps {
-        Steps {
-            start: Instant::now(),
-        }
+        Steps { start: Instant::now() }
     }
     fn say(&self, text: &str) {
         println!("[{:5.1} s] {text}", self.start.elapsed().as_secs_f64());
@@ -133,9 +111,7 @@ impl Steps {
             "          {msg:<44} {bar:30} {bytes:>10} {bytes_per_sec}",
         )
         .expect("a template that is right");
-        ProgressBar::new(bytes)
-            .with_style(style)
-            .with_message(what.to_owned())
+        ProgressBar::new(bytes).with_style(style).with_message(what.to_owned())
     }
 }
 
@@ -149,11 +125,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Writes the image, overwrites and restores parts of it, a consistency point after each; gives what was measured.
     fn load(&self, pair: &Pair, listen: SocketAddr) -> anyhow::Result<(Measured, Status, Status)> {
-        let options = ConnectOptions {
-            queue_depth: 64,
-            io_queues: 2,
-            ..ConnectOptions::default()
-        };
+        let options = ConnectOptions { queue_depth: 64, io_queues: 2, ..ConnectOptions::default() };
         let mut client = Initiator::connect(listen, pair.nqn(), &options)?;
         let mut all = self.write_image(&mut client)?;
         pair.cp()?;
@@ -164,12 +136,10 @@ impl Run<'_> {
             let places: Vec<u64> = (0..ROUND_BLOCKS).map(|_| random.below(blocks)).collect();
             let what = format!("round {round}: {ROUND_BLOCKS} random 4 KiB overwrites");
             let mut content = Random(round);
-            all.add(
-                &self.write_blocks(&mut client, &what, &places, |_, buffer| {
-                    content.fill(buffer);
-                    Ok(())
-                })?,
-            );
+            all.add(&self.write_blocks(&mut client, &what, &places, |_, buffer| {
+                content.fill(buffer);
+                Ok(())
+            })?);
             touched.extend(places);
             let cp = pair.cp()?;
             self.steps.say(&format!(
@@ -184,11 +154,9 @@ impl Run<'_> {
         for at in (1..touched.len()).rev() {
             touched.swap(at, usize::try_from(random.below(at as u64 + 1))?);
         }
-        all.add(
-            &self.write_blocks(&mut client, &what, &touched, |place, buffer| {
-                Ok(self.image.read_exact_at(buffer, place * BLOCK_BYTES)?)
-            })?,
-        );
+        all.add(&self.write_blocks(&mut client, &what, &touched, |place, buffer| {
+            Ok(self.image.read_exact_at(buffer, place * BLOCK_BYTES)?)
+        })?);
         pair.cp()?;
         client.disconnect()?;
         Ok((all, pair.source_status()?, pair.destination_status()?))
@@ -196,9 +164,7 @@ impl Run<'_> {
 
     /// The whole image in order; pieces that are all zero as Write Zeroes.
     fn write_image(&self, client: &mut Initiator) -> anyhow::Result<Measured> {
-        let bar = self
-            .steps
-            .bar("writing the image through NVMe/TCP", self.bytes);
+        let bar = self.steps.bar("writing the image through NVMe/TCP", self.bytes);
         let lba = u64::from(client.namespace().lba_bytes);
         let mut at = 0;
         let mut failed = None;
@@ -255,10 +221,7 @@ impl Run<'_> {
                     failed = Some(error);
                     return None;
                 }
-                Some(Request::Write {
-                    slba: place * per_block,
-                    blocks: per_block as u32,
-                })
+                Some(Request::Write { slba: place * per_block, blocks: per_block as u32 })
             },
             |bytes| bar.inc(bytes),
         )?;

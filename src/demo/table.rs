@@ -43,32 +43,19 @@ pub(crate) fn render(columns: &[Column]) -> String {
             [first, second] if first > 0 => Some(second as f64 / first as f64),
             _ => None,
         };
-        rows.push((
-            name.to_owned(),
-            values.iter().map(|value| grouped(*value)).collect(),
-            ratio,
-        ));
+        rows.push((name.to_owned(), values.iter().map(|value| grouped(*value)).collect(), ratio));
     };
     number("payload bytes written by the client", &Column::client_bytes);
     number("bytes on the link as log", &Column::log_bytes);
     number("bytes on the link at consistency points", &Column::cp_bytes);
-    number(
-        "bytes on the link for control, both ways",
-        &Column::control_bytes,
-    );
+    number("bytes on the link for control, both ways", &Column::control_bytes);
     number("bytes on the link in all", &Column::link_bytes);
     number("consistency points", &|column| column.source.cp.cp);
-    number("references sent", &|column| column.source.cp.sum.references);
-    number("blocks those name", &|column| {
-        column.source.cp.sum.referenced_blocks
-    });
-    number("blocks sent at consistency points", &|column| {
-        column.source.cp.sum.blocks
-    });
+    number("references in their lists", &|column| column.source.cp.sum.references);
+    number("blocks those name", &|column| column.source.cp.sum.referenced_blocks);
+    number("blocks sent at consistency points", &|column| column.source.cp.sum.blocks);
     for place in ["late entry", "gathered read", "log to frame"] {
-        number(&format!("bytes copied, source: {place}"), &|column| {
-            column.source.copied(place)
-        });
+        number(&format!("bytes copied, source: {place}"), &|column| column.source.copied(place));
     }
     for place in ["frame to log", "frame to staging"] {
         number(&format!("bytes copied, destination: {place}"), &|column| {
@@ -76,39 +63,18 @@ pub(crate) fn render(columns: &[Column]) -> String {
         });
     }
     let per_byte = columns.iter().map(|column| {
-        format!(
-            "{:.4}",
-            column.link_bytes() as f64 / column.client_bytes().max(1) as f64
-        )
+        format!("{:.4}", column.link_bytes() as f64 / column.client_bytes().max(1) as f64)
     });
-    rows.insert(
-        5,
-        (
-            "link bytes per payload byte".to_owned(),
-            per_byte.collect(),
-            None,
-        ),
-    );
+    rows.insert(5, ("link bytes per payload byte".to_owned(), per_byte.collect(), None));
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-        let values = columns
-            .iter()
-            .map(|column| micros(column.measured.writes.value_at_quantile(quantile)));
-        rows.push((
-            format!("latency of client writes, {name}"),
-            values.collect(),
-            None,
-        ));
+        let values =
+            columns.iter().map(|column| micros(column.measured.writes.value_at_quantile(quantile)));
+        rows.push((format!("latency of client writes, {name}"), values.collect(), None));
     }
 
-    let modes: Vec<String> = columns
-        .iter()
-        .map(|column| format!("cp_mode = {}", column.mode.word()))
-        .collect();
-    let first = rows
-        .iter()
-        .map(|row| row.0.chars().count())
-        .max()
-        .unwrap_or(0);
+    let modes: Vec<String> =
+        columns.iter().map(|column| format!("cp_mode = {}", column.mode.word())).collect();
+    let first = rows.iter().map(|row| row.0.chars().count()).max().unwrap_or(0);
     let width = rows
         .iter()
         .flat_map(|row| &row.1)
@@ -118,16 +84,9 @@ pub(crate) fn render(columns: &[Column]) -> String {
         .unwrap_or(0);
     let mut out = String::new();
     let mut line = |name: &str, cells: &[String], ratio: &str| {
-        let cells: String = cells
-            .iter()
-            .map(|cell| format!("  {cell:>width$}"))
-            .collect();
-        writeln!(
-            out,
-            "{}",
-            format!("{name:<first$}{cells}  {ratio:>10}").trim_end()
-        )
-        .expect("a string takes text");
+        let cells: String = cells.iter().map(|cell| format!("  {cell:>width$}")).collect();
+        writeln!(out, "{}", format!("{name:<first$}{cells}  {ratio:>10}").trim_end())
+            .expect("a string takes text");
     };
     line("", &modes, if columns.len() == 2 { "ratio" } else { "" });
     for (name, cells, ratio) in &rows {

@@ -186,10 +186,7 @@ mod tests {
     #[test]
     fn the_client_alone_sizes_the_buffers_of_a_memif() {
         let of = |role| {
-            let device = LinkDevice::Memif {
-                socket: "/run/x.sock".into(),
-                role,
-            };
+            let device = LinkDevice::Memif { socket: "/run/x.sock".into(), role };
             config(device, 9000).arguments().unwrap().arguments
         };
         assert!(of(MemifRole::Client).contains("bsize=16384"));
@@ -199,20 +196,11 @@ mod tests {
     #[test]
     fn names_that_would_add_arguments_are_refused() {
         for name in ["", "a,b", "a=b", "a b", "[x]", "a\n", "sixteen-bytes-xx"] {
-            let device = LinkDevice::AfPacket {
-                interface: name.into(),
-            };
-            assert_eq!(
-                config(device, 1500).arguments(),
-                Err(PortError::Name),
-                "{name:?}"
-            );
+            let device = LinkDevice::AfPacket { interface: name.into() };
+            assert_eq!(config(device, 1500).arguments(), Err(PortError::Name), "{name:?}");
         }
         let long = format!("/{}", "x".repeat(107));
-        let device = LinkDevice::Memif {
-            socket: long.into(),
-            role: MemifRole::Server,
-        };
+        let device = LinkDevice::Memif { socket: long.into(), role: MemifRole::Server };
         assert_eq!(config(device, 1500).arguments(), Err(PortError::Name));
     }
 

@@ -22,10 +22,7 @@ pub(crate) struct Abilities {
 
 impl Abilities {
     /// Of a device that takes one segment for each frame.
-    pub(crate) const NONE: Abilities = Abilities {
-        chains: false,
-        segments_max: 1,
-    };
+    pub(crate) const NONE: Abilities = Abilities { chains: false, segments_max: 1 };
 }
 
 /// An open ethdev. Stopped, closed and removed on drop.
@@ -57,16 +54,8 @@ impl Device {
             remove(&name);
             return Err(PortError::NotFound);
         }
-        let none = Abilities {
-            chains: false,
-            segments_max: 1,
-        };
-        let mut device = Device {
-            port,
-            name,
-            started: false,
-            abilities: none,
-        };
+        let none = Abilities { chains: false, segments_max: 1 };
+        let mut device = Device { port, name, started: false, abilities: none };
         device.abilities = device.ask()?;
         Ok(device)
     }

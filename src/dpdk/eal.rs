@@ -30,11 +30,7 @@ pub struct EalConfig {
 
 impl Default for EalConfig {
     fn default() -> Self {
-        Self {
-            memory_mib: 64,
-            memory: EalMemory::Auto,
-            log: None,
-        }
+        Self { memory_mib: 64, memory: EalMemory::Auto, log: None }
     }
 }
 
@@ -115,14 +111,7 @@ impl Eal {
             .map_err(|_| EalError::Thread)??;
         let warning = (!huge && config.memory == EalMemory::Auto)
             .then_some(EalWarning::OrdinaryMemory { need_mib, free_mib });
-        Ok((
-            Eal {
-                inner: Arc::new(Inner {
-                    arenas: Mutex::new(Vec::new()),
-                }),
-            },
-            warning,
-        ))
+        Ok((Eal { inner: Arc::new(Inner { arenas: Mutex::new(Vec::new()) }) }, warning))
     }
 
     /// Makes the calling thread an lcore until what is returned is dropped. Ports work without it; with it, freeing a packet
@@ -132,20 +121,13 @@ impl Eal {
         if unsafe { sys::rte_thread_register() } != 0 {
             return Err(EalError::Register(errno()));
         }
-        Ok(RegisteredThread {
-            _eal: self.clone(),
-            _here: PhantomData,
-        })
+        Ok(RegisteredThread { _eal: self.clone(), _here: PhantomData })
     }
 
     /// Makes an arena known to DPDK, so that buffers in it may be handed to devices. Known to DPDK until [`Eal::forget`].
     pub(crate) fn register(&self, arena: &Arena) -> Result<(), PortError> {
         let (base, len) = (arena.base() as usize, arena.len());
-        let mut arenas = self
-            .inner
-            .arenas
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut arenas = self.inner.arenas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = arenas.iter_mut().find(|known| known.base == base) {
             known.users += 1;
             return Ok(());
@@ -166,22 +148,14 @@ impl Eal {
         if code != 0 {
             return Err(PortError::Memory(errno()));
         }
-        arenas.push(Known {
-            base,
-            len,
-            users: 1,
-        });
+        arenas.push(Known { base, len, users: 1 });
         Ok(())
     }
 
     /// Undoes one [`Eal::register`].
     pub(crate) fn forget(&self, arena: &Arena) {
         let base = arena.base() as usize;
-        let mut arenas = self
-            .inner
-            .arenas
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut arenas = self.inner.arenas.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(at) = arenas.iter().position(|known| known.base == base) else {
             return;
         };
@@ -226,9 +200,7 @@ pub(crate) fn errno() -> i32 {
 fn start(arguments: Vec<CString>) -> Result<(), EalError> {
     // SAFETY: wants a function that may be called from any thread for the rest of the process: `log_line` is one.
     if unsafe { sys::ibid_log_to(Some(log_line)) } != 0 {
-        return Err(EalError::Log(
-            std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
-        ));
+        return Err(EalError::Log(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)));
     }
     // SAFETY: no precondition; sets the level of log types without one of their own.
     unsafe { sys::rte_log_set_global_level(sys::RTE_LOG_WARNING) };
@@ -239,11 +211,7 @@ fn start(arguments: Vec<CString>) -> Result<(), EalError> {
     // SAFETY: wants argc C strings that stay valid and a process in which it was not called yet: see the line above and
     // EAL-1. The array itself is only permuted during the call; DPDK copies it.
     let code = unsafe { sys::rte_eal_init(count, pointers.leak().as_mut_ptr()) };
-    if code < 0 {
-        Err(EalError::Init(errno()))
-    } else {
-        Ok(())
-    }
+    if code < 0 { Err(EalError::Init(errno())) } else { Ok(()) }
 }
 
 fn arguments(huge: bool, memory_mib: usize, cpus: &str) -> Vec<CString> {
@@ -281,21 +249,14 @@ fn allowed_cpus() -> String {
         .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
         .map(|cpu| cpu.to_string())
         .collect();
-    if cpus.is_empty() {
-        "0".to_owned()
-    } else {
-        cpus.join(",")
-    }
+    if cpus.is_empty() { "0".to_owned() } else { cpus.join(",") }
 }
 
 unsafe extern "C" fn log_line(text: *const c_char, len: usize) {
     let Some(log) = LOG.get() else { return };
     // SAFETY: the shim passes the buffer that stdio hands to the stream's write function: `len` readable bytes for the call.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), len) };
-    for line in bytes
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
+    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         log(&String::from_utf8_lossy(line));
     }
 }
@@ -313,10 +274,7 @@ mod tests {
     fn without_huge_pages_no_file_is_made_either() {
         let text = |huge| {
             let all = arguments(huge, 64, "0,1");
-            all.iter()
-                .map(|a| a.to_str().unwrap().to_owned())
-                .collect::<Vec<_>>()
-                .join(" ")
+            all.iter().map(|a| a.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
         assert!(text(true).contains("--in-memory") && !text(true).contains("--no-huge"));
         assert!(text(false).contains("--no-huge --no-shconf -m 64"));

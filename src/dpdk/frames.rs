@@ -42,10 +42,7 @@ struct Registration {
 impl Registration {
     fn new(eal: &Eal, arena: Arc<Arena>) -> Result<Registration, PortError> {
         eal.register(&arena)?;
-        Ok(Registration {
-            arena,
-            eal: eal.clone(),
-        })
+        Ok(Registration { arena, eal: eal.clone() })
     }
 }
 

@@ -32,11 +32,7 @@ static OPEN: AtomicBool = AtomicBool::new(true);
 static INSIDE: AtomicU32 = AtomicU32::new(0);
 static DOWN: AtomicUsize = AtomicUsize::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
-static USERS: Mutex<Users> = Mutex::new(Users {
-    count: 0,
-    handle: 0,
-    descriptor: -1,
-});
+static USERS: Mutex<Users> = Mutex::new(Users { count: 0, handle: 0, descriptor: -1 });
 
 struct Users {
     count: usize,
@@ -74,11 +70,7 @@ impl Gate {
         INSIDE.fetch_add(1, Ordering::SeqCst);
         let inside = Inside(());
         // Dropping `inside` takes the count back.
-        if OPEN.load(Ordering::SeqCst) {
-            None
-        } else {
-            Some(inside)
-        }
+        if OPEN.load(Ordering::SeqCst) { None } else { Some(inside) }
     }
 
     /// Enters, waiting for the round to end; for start and stop, not for the data path.
@@ -130,9 +122,7 @@ fn register() -> Result<(*mut sys::rte_intr_handle, i32), PortError> {
     // SAFETY: no precondition; returns a descriptor or -1.
     let descriptor = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     if descriptor < 0 {
-        return Err(PortError::Gate(
-            std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
-        ));
+        return Err(PortError::Gate(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)));
     }
     // SAFETY: no precondition; returns an instance of our own or null.
     let handle = unsafe { sys::rte_intr_instance_alloc(0) };

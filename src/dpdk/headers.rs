@@ -93,10 +93,7 @@ impl Template {
         packet.set_next_header(IpProtocol::Udp);
         packet.set_src_addr(*ends.local.ip());
         packet.set_dst_addr(*ends.peer.ip());
-        let (udp, ports) = (
-            ETHERNET_BYTES + IPV4_BYTES,
-            [ends.local.port(), ends.peer.port()],
-        );
+        let (udp, ports) = (ETHERNET_BYTES + IPV4_BYTES, [ends.local.port(), ends.peer.port()]);
         let mut datagram = UdpPacket::new_unchecked(&mut bytes[udp..]);
         datagram.set_src_port(ports[0]);
         datagram.set_dst_port(ports[1]);
@@ -199,11 +196,7 @@ pub(crate) mod tests {
     /// A frame as the peer of [`ends`] sends it.
     fn frame(datagram: &[u8]) -> Vec<u8> {
         let us = ends();
-        let them = Ends {
-            local_mac: PEER_MAC,
-            local: us.peer,
-            peer: us.local,
-        };
+        let them = Ends { local_mac: PEER_MAC, local: us.peer, peer: us.local };
         let mut frame = vec![0; FRAME_HEADERS_BYTES];
         Template::new(&them, us.local_mac).write(datagram.len(), &mut frame);
         frame.extend_from_slice(datagram);
@@ -220,11 +213,7 @@ pub(crate) mod tests {
     fn what_the_template_writes_is_taken_at_every_length() {
         for len in [0, 1, 2, 17, 1472, 4096, 8972] {
             let datagram: Vec<u8> = (0..len).map(|i| i as u8).collect();
-            assert_eq!(
-                parse(&frame(&datagram), &ends()),
-                Ok(Seen::Datagram(&datagram)),
-                "{len}"
-            );
+            assert_eq!(parse(&frame(&datagram), &ends()), Ok(Seen::Datagram(&datagram)), "{len}");
         }
     }
 
@@ -271,45 +260,27 @@ pub(crate) mod tests {
         assert_eq!(refused(own), Dropped::Station, "our own frame");
         let mut broadcast = frame(b"x");
         broadcast[..6].fill(0xff);
-        assert_eq!(
-            refused(broadcast),
-            Dropped::Station,
-            "a datagram to everybody"
-        );
+        assert_eq!(refused(broadcast), Dropped::Station, "a datagram to everybody");
         assert_eq!(refused(with(12, 0x86)), Dropped::EtherType);
         assert_eq!(refused(with(14, 0x46)), Dropped::Ipv4Header, "options");
         assert_eq!(refused(with(14, 0x65)), Dropped::Ipv4Header, "version 6");
         assert_eq!(refused(with(24, 0)), Dropped::Checksum);
-        assert_eq!(
-            refused(mend(with(20, 0x20))),
-            Dropped::Fragment,
-            "more fragments"
-        );
+        assert_eq!(refused(mend(with(20, 0x20))), Dropped::Fragment, "more fragments");
         assert_eq!(refused(mend(with(21, 1))), Dropped::Fragment, "an offset");
         assert_eq!(refused(mend(with(29, 9))), Dropped::Address, "a stranger");
         assert_eq!(refused(mend(with(33, 9))), Dropped::Address, "for another");
         assert_eq!(refused(mend(with(23, 6))), Dropped::Port, "TCP");
         assert_eq!(refused(with(35, 0)), Dropped::Port, "a stranger's port");
-        assert_eq!(
-            refused(with(39, 9)),
-            Dropped::Length,
-            "shorter than IPv4 says"
-        );
-        assert_eq!(
-            refused(with(41, 1)),
-            Dropped::Checksum,
-            "a UDP checksum that is wrong"
-        );
+        assert_eq!(refused(with(39, 9)), Dropped::Length, "shorter than IPv4 says");
+        assert_eq!(refused(with(41, 1)), Dropped::Checksum, "a UDP checksum that is wrong");
     }
 
     #[test]
     fn a_right_udp_checksum_is_accepted() {
         let mut with = frame(b"payload");
         let us = ends();
-        UdpPacket::new_unchecked(&mut with[ETHERNET_BYTES + IPV4_BYTES..]).fill_checksum(
-            &IpAddress::Ipv4(*us.peer.ip()),
-            &IpAddress::Ipv4(*us.local.ip()),
-        );
+        UdpPacket::new_unchecked(&mut with[ETHERNET_BYTES + IPV4_BYTES..])
+            .fill_checksum(&IpAddress::Ipv4(*us.peer.ip()), &IpAddress::Ipv4(*us.local.ip()));
         assert_eq!(parse(&with, &us), Ok(Seen::Datagram(b"payload")));
     }
 }

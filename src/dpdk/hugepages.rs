@@ -18,18 +18,10 @@ fn free_mib_under(pools: &Path) -> usize {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name();
-            let page_kib: usize = name
-                .to_str()?
-                .strip_prefix("hugepages-")?
-                .strip_suffix("kB")?
-                .parse()
-                .ok()?;
+            let page_kib: usize =
+                name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
             let number = |file: &str| -> Option<usize> {
-                fs::read_to_string(entry.path().join(file))
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()
+                fs::read_to_string(entry.path().join(file)).ok()?.trim().parse().ok()
             };
             // Reserved pages are counted as free by the kernel until they are touched.
             let free = number("free_hugepages")?.saturating_sub(number("resv_hugepages")?);

@@ -24,12 +24,7 @@ pub(crate) unsafe fn fill(mbuf: Mbuf, len: usize, fill: impl FnOnce(&mut [u8])) 
         "a frame is larger than the pool's buffers"
     );
     // SAFETY: `data_off` lies within the buffer, by the assertion above.
-    let start = unsafe {
-        buffer
-            .buf_addr
-            .cast::<u8>()
-            .add(usize::from(buffer.data_off))
-    };
+    let start = unsafe { buffer.buf_addr.cast::<u8>().add(usize::from(buffer.data_off)) };
     // SAFETY: `len` bytes lie in the buffer by the assertion, in memory that pools get zeroed or written before; exclusive by
     // the contract.
     fill(unsafe { std::slice::from_raw_parts_mut(start, len) });
@@ -105,9 +100,7 @@ pub(crate) unsafe fn bytes(mbuf: Mbuf, scratch: &mut [u8]) -> Option<(&[u8], boo
     while !next.is_null() {
         // SAFETY: segments of a received chain are alive as long as the chain is.
         let piece = unsafe { segment(next) };
-        scratch
-            .get_mut(at..at + piece.len())?
-            .copy_from_slice(piece);
+        scratch.get_mut(at..at + piece.len())?.copy_from_slice(piece);
         at += piece.len();
         // SAFETY: as above.
         next = unsafe { (*next).next };
@@ -123,10 +116,7 @@ unsafe fn segment<'a>(mbuf: Mbuf) -> &'a [u8] {
     // SAFETY: a driver puts `data_len` bytes at `data_off` of the buffer.
     unsafe {
         std::slice::from_raw_parts(
-            fields
-                .buf_addr
-                .cast::<u8>()
-                .add(usize::from(fields.data_off)),
+            fields.buf_addr.cast::<u8>().add(usize::from(fields.data_off)),
             usize::from(fields.data_len),
         )
     }
@@ -155,10 +145,7 @@ mod tests {
     use super::*;
 
     /// A chain over `pieces`, as a driver hands it out; the first segment's length is `total`.
-    #[expect(
-        clippy::vec_box,
-        reason = "segments point at one another, so they must not move"
-    )]
+    #[expect(clippy::vec_box, reason = "segments point at one another, so they must not move")]
     fn chain(pieces: &mut [Vec<u8>], total: u32) -> Vec<Box<sys::rte_mbuf>> {
         let mut chain: Vec<Box<sys::rte_mbuf>> = Vec::new();
         for piece in pieces.iter_mut().rev() {
@@ -167,9 +154,7 @@ mod tests {
             segment.buf_addr = piece.as_mut_ptr().cast();
             segment.data_off = 2;
             segment.data_len = (piece.len() - 2) as u16;
-            segment.next = chain
-                .last_mut()
-                .map_or(ptr::null_mut(), |next| &raw mut **next);
+            segment.next = chain.last_mut().map_or(ptr::null_mut(), |next| &raw mut **next);
             chain.push(segment);
         }
         chain.reverse();
@@ -178,10 +163,8 @@ mod tests {
     }
 
     fn show(pieces: &[&[u8]], total: u32, room: usize) -> Option<(Vec<u8>, bool)> {
-        let mut pieces: Vec<Vec<u8>> = pieces
-            .iter()
-            .map(|piece| [&[0xee, 0xee], *piece].concat())
-            .collect();
+        let mut pieces: Vec<Vec<u8>> =
+            pieces.iter().map(|piece| [&[0xee, 0xee], *piece].concat()).collect();
         let mut chain = chain(&mut pieces, total);
         let mut scratch = vec![0; room];
         // SAFETY: the chain is whole and lives to the end of this function.
@@ -196,20 +179,13 @@ mod tests {
 
     #[test]
     fn several_segments_are_put_together_in_order() {
-        assert_eq!(
-            show(&[b"one ", b"", b"two"], 7, 7),
-            Some((b"one two".to_vec(), true))
-        );
+        assert_eq!(show(&[b"one ", b"", b"two"], 7, 7), Some((b"one two".to_vec(), true)));
     }
 
     #[test]
     fn a_chain_that_does_not_fit_or_contradicts_itself_is_refused() {
         assert_eq!(show(&[b"one ", b"two"], 7, 6), None, "no room");
-        assert_eq!(
-            show(&[b"one ", b"two"], 8, 20),
-            None,
-            "shorter than it says"
-        );
+        assert_eq!(show(&[b"one ", b"two"], 8, 20), None, "shorter than it says");
     }
 
     #[test]
@@ -219,21 +195,9 @@ mod tests {
         let (head, segment) = (&raw mut *chain[0], &raw mut *chain[1]);
         chain[0].nb_segs = 1;
         let mut payload = *b"payload";
-        let mut shared = sys::rte_mbuf_ext_shared_info {
-            refcnt: 1,
-            ..Default::default()
-        };
+        let mut shared = sys::rte_mbuf_ext_shared_info { refcnt: 1, ..Default::default() };
         // SAFETY: both buffers and the shared count live to the end of this function, and nobody else has them.
-        unsafe {
-            chain_external(
-                head,
-                head,
-                segment,
-                payload.as_mut_ptr(),
-                7,
-                &raw mut shared,
-            )
-        };
+        unsafe { chain_external(head, head, segment, payload.as_mut_ptr(), 7, &raw mut shared) };
         // SAFETY: as above.
         let counted = unsafe { (holders(&raw mut shared), frame_bytes(head)) };
         assert_eq!(counted, (2, 11));

@@ -143,11 +143,7 @@ mod tests {
 
     fn pair() -> (Neighbour, Neighbour) {
         let us = ends();
-        let them = Ends {
-            local_mac: PEER_MAC,
-            local: us.peer,
-            peer: us.local,
-        };
+        let them = Ends { local_mac: PEER_MAC, local: us.peer, peer: us.local };
         (Neighbour::new(us, None), Neighbour::new(them, None))
     }
 
@@ -169,10 +165,7 @@ mod tests {
         assert_eq!(heard.learnt, Some(PEER_MAC));
         assert!(heard.answer.is_none(), "an answer is not answered");
         assert_eq!(us.peer_mac(), Some(PEER_MAC));
-        assert!(
-            us.ask(Nanos::from_millis(1000), false).is_none(),
-            "known, and not silent"
-        );
+        assert!(us.ask(Nanos::from_millis(1000), false).is_none(), "known, and not silent");
     }
 
     #[test]

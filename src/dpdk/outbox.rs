@@ -28,14 +28,7 @@ unsafe impl Send for Outbox {}
 impl Outbox {
     pub(crate) fn new() -> Outbox {
         Outbox {
-            notes: vec![
-                Note {
-                    bytes: 0,
-                    class: Class::Control
-                };
-                PENDING_FRAMES
-            ]
-            .into(),
+            notes: vec![Note { bytes: 0, class: Class::Control }; PENDING_FRAMES].into(),
             mbufs: vec![std::ptr::null_mut(); PENDING_FRAMES].into(),
             first: 0,
             end: 0,

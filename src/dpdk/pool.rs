@@ -60,10 +60,7 @@ unsafe impl Send for Stash {}
 
 impl Stash {
     pub(crate) fn new() -> Stash {
-        Stash {
-            mbufs: [ptr::null_mut(); STASH_BUFFERS],
-            count: 0,
-        }
+        Stash { mbufs: [ptr::null_mut(); STASH_BUFFERS], count: 0 }
     }
 
     /// Makes sure that `need` buffers can be taken; false where the pool is empty for now.

@@ -125,11 +125,7 @@ impl<C: Clock> LinkPort<C> {
         receive = Pool::new(RECEIVE_BUFFERS, config.slot_bytes(), numa)?;
         frames = Frames::new(eal, arena, abilities, frame, numa)?;
         device.configure(&receive)?;
-        let ends = Ends {
-            local_mac: device.mac()?,
-            local: config.local,
-            peer: config.peer,
-        };
+        let ends = Ends { local_mac: device.mac()?, local: config.local, peer: config.peer };
         match device.start() {
             Err(_) if restarts => {}
             started => started?,
@@ -191,10 +187,7 @@ impl<C: Clock> LinkPort<C> {
 
     /// What was counted beside the [`PortCounters`].
     pub fn details(&self) -> LinkDetails {
-        LinkDetails {
-            spans_held: self.frames.spans_held(),
-            ..self.details
-        }
+        LinkDetails { spans_held: self.frames.spans_held(), ..self.details }
     }
 
     /// Keeps DPDK's interrupt thread out of the driver, or `None` where it is in it now. Devices without a gate have no driver
@@ -234,11 +227,7 @@ impl<C: Clock> LinkPort<C> {
             if self.restarts && now >= self.start_at {
                 device.stop();
                 self.details.starts += 1;
-                let wait = if device.start().is_ok() {
-                    CONNECT_WAIT
-                } else {
-                    START_RETRY
-                };
+                let wait = if device.start().is_ok() { CONNECT_WAIT } else { START_RETRY };
                 self.start_at = now.after(wait);
             }
             return;
@@ -362,10 +351,7 @@ impl<C: Clock> Port for LinkPort<C> {
             head.len() + payload <= self.datagram_bytes_max,
             "a datagram is larger than a frame"
         );
-        assert!(
-            spans.len() <= SPANS_MAX,
-            "a frame has more spans than a stash of buffers"
-        );
+        assert!(spans.len() <= SPANS_MAX, "a frame has more spans than a stash of buffers");
         if self.state != LinkState::Up {
             return self.busy();
         }
@@ -445,11 +431,7 @@ impl<C: Clock> Drop for LinkPort<C> {
             // The driver removes it as well; whoever is second finds nothing.
             let _gone = std::fs::remove_file(path);
         }
-        debug_assert_eq!(
-            self.details().spans_held,
-            0,
-            "PORT-3: the device kept a buffer"
-        );
+        debug_assert_eq!(self.details().spans_held, 0, "PORT-3: the device kept a buffer");
     }
 }
 

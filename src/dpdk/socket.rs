@@ -89,11 +89,7 @@ pub(crate) fn check_interface(name: &str, mtu: u16) -> Result<(), PortError> {
     }
     // SAFETY: the ioctl succeeded, so `ifr_mtu` is the member of the union that was written.
     let have = u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).unwrap_or(0);
-    if have < u32::from(mtu) {
-        Err(PortError::InterfaceMtu { have, want: mtu })
-    } else {
-        Ok(())
-    }
+    if have < u32::from(mtu) { Err(PortError::InterfaceMtu { have, want: mtu }) } else { Ok(()) }
 }
 
 fn failed(error: &io::Error) -> PortError {
@@ -127,13 +123,7 @@ mod tests {
     #[test]
     fn an_interface_is_measured_before_it_is_opened() {
         assert_eq!(check_interface("lo", 9000), Ok(()));
-        assert_eq!(
-            check_interface("no-such-if", 1500),
-            Err(PortError::NoInterface)
-        );
-        assert_eq!(
-            check_interface("sixteen-bytes-xx", 1500),
-            Err(PortError::Name)
-        );
+        assert_eq!(check_interface("no-such-if", 1500), Err(PortError::NoInterface));
+        assert_eq!(check_interface("sixteen-bytes-xx", 1500), Err(PortError::Name));
     }
 }

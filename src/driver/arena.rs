@@ -38,13 +38,7 @@ impl Arena {
     /// `want_huge` asks for 2 MiB pages; where there are none, ordinary memory is taken and the warning says why.
     pub fn new(bytes: usize, want_huge: bool) -> Result<(Arena, Option<ArenaWarning>), ArenaError> {
         let (memory, warning) = Memory::take(bytes, want_huge)?;
-        Ok((
-            Arena {
-                memory,
-                borrows: AtomicU32::new(0),
-            },
-            warning,
-        ))
+        Ok((Arena { memory, borrows: AtomicU32::new(0) }, warning))
     }
 
     /// The first byte, aligned to 2 MiB. For drivers that hand addresses to a device; ARENA-1 binds them.
@@ -53,10 +47,7 @@ impl Arena {
     }
 
     /// Length in bytes, a multiple of 2 MiB.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an arena is never empty: `new` refuses it"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "an arena is never empty: `new` refuses it")]
     pub fn len(&self) -> usize {
         self.memory.len()
     }
@@ -83,10 +74,7 @@ impl Arena {
     pub fn bytes(&self, span: Span) -> Bytes<'_> {
         let address = NonNull::new(self.address(span)).expect("the base of a mapping is not null");
         let borrow = Borrow::read(self);
-        Bytes {
-            bytes: NonNull::slice_from_raw_parts(address, span.len as usize),
-            _borrow: borrow,
-        }
+        Bytes { bytes: NonNull::slice_from_raw_parts(address, span.len as usize), _borrow: borrow }
     }
 
     /// Copies a span's bytes out.
@@ -98,11 +86,7 @@ impl Arena {
         let _borrow = Borrow::read(self);
         // SAFETY: source in bounds by `checked`, destination by its slice. They don't overlap: `bytes` is exclusive,
         // and nobody can hold a slice of the arena that is (writers exclude `Borrow::read`, ARENA-2).
-        unsafe {
-            self.base()
-                .add(from)
-                .copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len())
-        };
+        unsafe { self.base().add(from).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
     }
 
     /// Copies bytes into the arena, the first one to offset `at`.
@@ -114,11 +98,7 @@ impl Arena {
         let _borrow = Borrow::write(self);
         // SAFETY: destination in bounds by `checked`, source by its slice. They don't overlap: `bytes` can't be of the
         // arena, for a `Bytes` excludes `Borrow::write` (ARENA-2).
-        unsafe {
-            self.base()
-                .add(to)
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
+        unsafe { self.base().add(to).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
     /// Copies bytes into the arena and returns their CRC32C.
@@ -127,9 +107,7 @@ impl Arena {
     /// As [`Arena::copy_in`].
     pub fn copy_in_crc32c(&self, at: u64, bytes: &[u8]) -> u32 {
         let len = u32::try_from(bytes.len()).expect("a piece of payload is shorter than 4 GiB");
-        self.with_mut(Span::new(at, len), |to| {
-            crate::checksum::crc32c_copy(to, bytes)
-        })
+        self.with_mut(Span::new(at, len), |to| crate::checksum::crc32c_copy(to, bytes))
     }
 
     /// Copies a span to offset `to`; the two may overlap.
@@ -226,33 +204,17 @@ pub(crate) struct Borrow<'a> {
 impl<'a> Borrow<'a> {
     fn read(arena: &'a Arena) -> Self {
         // WRITER - 1 readers can't exist, each is a live value; so the addition never reaches WRITER.
-        let taken = arena
-            .borrows
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |readers| {
-                (readers < WRITER - 1).then(|| readers + 1)
-            });
-        assert!(
-            taken.is_ok(),
-            "ARENA-2: bytes are looked at while a writer is at work"
-        );
-        Self {
-            arena,
-            writes: false,
-        }
+        let taken = arena.borrows.fetch_update(Ordering::Acquire, Ordering::Relaxed, |readers| {
+            (readers < WRITER - 1).then(|| readers + 1)
+        });
+        assert!(taken.is_ok(), "ARENA-2: bytes are looked at while a writer is at work");
+        Self { arena, writes: false }
     }
 
     fn write(arena: &'a Arena) -> Self {
-        let taken = arena
-            .borrows
-            .compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed);
-        assert!(
-            taken.is_ok(),
-            "ARENA-2: bytes are written while someone looks at them"
-        );
-        Self {
-            arena,
-            writes: true,
-        }
+        let taken = arena.borrows.compare_exchange(0, WRITER, Ordering::Acquire, Ordering::Relaxed);
+        assert!(taken.is_ok(), "ARENA-2: bytes are written while someone looks at them");
+        Self { arena, writes: true }
     }
 }
 
@@ -287,12 +249,7 @@ mod tests {
         assert_eq!(arena.len(), 4 << 20);
         assert_eq!(arena.base().addr() % PAGE_BYTES_HUGE, 0);
         assert_eq!(arena.page_size(), PageSize::Base4KiB);
-        assert!(
-            arena
-                .bytes(Span::new(0, 4 << 20))
-                .iter()
-                .all(|&byte| byte == 0)
-        );
+        assert!(arena.bytes(Span::new(0, 4 << 20)).iter().all(|&byte| byte == 0));
     }
 
     #[test]
@@ -326,9 +283,7 @@ mod tests {
         assert!(panics(|| arena.copy_out(len - 1, &mut [0; 2])));
         assert!(panics(|| arena.copy_within(Span::new(0, 2), len - 1)));
         assert!(panics(|| arena.with_mut(Span::new(len, 1), |_| ())));
-        assert!(panics(|| assert!(
-            !arena.address(Span::new(len + 1, 0)).is_null()
-        )));
+        assert!(panics(|| assert!(!arena.address(Span::new(len + 1, 0)).is_null())));
     }
 
     #[test]
@@ -337,9 +292,7 @@ mod tests {
         let span = Span::new(0, 8);
         let one = arena.bytes(span);
         let two = arena.bytes(span);
-        assert!(panics(
-            || arena.copy_in(1024, b"far away, refused all the same")
-        ));
+        assert!(panics(|| arena.copy_in(1024, b"far away, refused all the same")));
         drop(one);
         assert!(panics(|| arena.zero(span)));
         drop(two);
@@ -353,9 +306,7 @@ mod tests {
     fn threads_may_take_turns() {
         let arena = std::sync::Arc::new(arena());
         let other = std::sync::Arc::clone(&arena);
-        std::thread::spawn(move || other.copy_in(7, b"from the thread"))
-            .join()
-            .unwrap();
+        std::thread::spawn(move || other.copy_in(7, b"from the thread")).join().unwrap();
         assert_eq!(&*arena.bytes(Span::new(7, 15)), b"from the thread");
     }
 }

@@ -19,10 +19,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 /// # Panics
 /// If the two differ in length.
 pub fn crc32c_copy(target: &mut [u8], source: &[u8]) -> u32 {
-    assert!(
-        target.len() == source.len(),
-        "a copy has the length of its source"
-    );
+    assert!(target.len() == source.len(), "a copy has the length of its source");
     if source.len() <= COPY_BYTES {
         target.copy_from_slice(source);
         return crc32c(target);
@@ -67,18 +64,13 @@ mod tests {
 
     #[test]
     fn every_length_agrees_with_the_definition() {
-        let bytes: Vec<u8> = (0..20_000u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let bytes: Vec<u8> =
+            (0..20_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for len in (0..300).chain([4095, 4096, 4097, 8191, 8192, 12_289, 20_000]) {
             let source = &bytes[..len];
             let mut target = vec![0; len];
             assert_eq!(crc32c(source), slow(source), "{len} bytes");
-            assert_eq!(
-                crc32c_copy(&mut target, source),
-                slow(source),
-                "{len} bytes copied"
-            );
+            assert_eq!(crc32c_copy(&mut target, source), slow(source), "{len} bytes copied");
             assert_eq!(target, source);
         }
     }

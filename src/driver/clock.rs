@@ -19,10 +19,7 @@ impl MonotonicClock {
 
 impl Clock for MonotonicClock {
     fn now(&mut self) -> Nanos {
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the kernel writes one `timespec` to the address of ours.
         let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
         assert!(result == 0, "CLOCK_MONOTONIC exists on every Linux");

@@ -106,17 +106,7 @@ impl DiskFile {
         }
         let (block_bytes, memory_align) = alignment(&file, block_device)?;
         let warning = (!direct).then_some(FileWarning::Buffered);
-        Ok((
-            DiskFile {
-                file,
-                bytes,
-                block_bytes,
-                memory_align,
-                direct,
-                block_device,
-            },
-            warning,
-        ))
+        Ok((DiskFile { file, bytes, block_bytes, memory_align, direct, block_device }, warning))
     }
 
     /// Its size when it was opened.
@@ -184,24 +174,13 @@ impl DiskFile {
     fn check(&self, at: u64, len: usize) -> io::Result<()> {
         let block = u64::from(self.block_bytes);
         let aligned = at.is_multiple_of(block) && (len as u64).is_multiple_of(block);
-        if aligned {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EINVAL))
-        }
+        if aligned { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
     }
 
     /// Something that isn't storage, to provoke what storage seldom does: short transfers and refusals.
     #[cfg(test)]
     pub(crate) fn pretend(file: File, bytes: u64, block_bytes: u32) -> DiskFile {
-        DiskFile {
-            file,
-            bytes,
-            block_bytes,
-            memory_align: 1,
-            direct: false,
-            block_device: false,
-        }
+        DiskFile { file, bytes, block_bytes, memory_align: 1, direct: false, block_device: false }
     }
 }
 
@@ -225,25 +204,15 @@ impl Bounce {
 }
 
 fn system(step: &'static str) -> impl Fn(io::Error) -> OpenError {
-    move |error| OpenError::System {
-        step,
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    }
+    move |error| OpenError::System { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 fn open_direct(path: &Path, read_only: bool, device: bool) -> Result<(File, bool), OpenError> {
     // On a block device O_EXCL (without O_CREAT) keeps off mounts and other exclusive users; on a file it means nothing.
-    let exclusive = if device && !read_only {
-        libc::O_EXCL
-    } else {
-        0
-    };
+    let exclusive = if device && !read_only { libc::O_EXCL } else { 0 };
     let open = |flags: i32| {
         let mut options = fs::OpenOptions::new();
-        options
-            .read(true)
-            .write(!read_only)
-            .custom_flags(flags | exclusive);
+        options.read(true).write(!read_only).custom_flags(flags | exclusive);
         options.open(path)
     };
     let refused = |error: io::Error| match error.raw_os_error() {
@@ -352,10 +321,8 @@ fn create(path: &Path, bytes: u64, written: bool) -> Result<(), OpenError> {
     file.set_len(0).map_err(system("create"))?;
     file.set_len(bytes).map_err(system("create"))?;
     if written {
-        let len = libc::off_t::try_from(bytes).map_err(|_| OpenError::System {
-            step: "reserve space",
-            errno: libc::EFBIG,
-        })?;
+        let len = libc::off_t::try_from(bytes)
+            .map_err(|_| OpenError::System { step: "reserve space", errno: libc::EFBIG })?;
         // SAFETY: `fallocate` takes a descriptor that is open for writing, as `file` is.
         let result = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) };
         let error = io::Error::last_os_error();
@@ -378,10 +345,7 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
     let mut at = 0;
     while at < bytes {
         let count = (bytes - at).min(STEP_BYTES as u64);
-        file.write_all_at(
-            &zeroes[..usize::try_from(count).expect("at most STEP_BYTES")],
-            at,
-        )?;
+        file.write_all_at(&zeroes[..usize::try_from(count).expect("at most STEP_BYTES")], at)?;
         at += count;
     }
     Ok(())
@@ -390,28 +354,15 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
 /// Renames, but never over a file that has appeared meanwhile.
 fn rename_new(from: &Path, to: &Path) -> Result<(), OpenError> {
     let terminated = |path: &Path| {
-        CString::new(path.as_os_str().as_bytes()).map_err(|_| OpenError::System {
-            step: "rename",
-            errno: libc::EINVAL,
-        })
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| OpenError::System { step: "rename", errno: libc::EINVAL })
     };
     let (from, to) = (terminated(from)?, terminated(to)?);
     let here = libc::AT_FDCWD;
     // SAFETY: both paths are terminated strings that live through the call.
-    let result = unsafe {
-        libc::renameat2(
-            here,
-            from.as_ptr(),
-            here,
-            to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(system("rename")(io::Error::last_os_error()))
-    }
+    let result =
+        unsafe { libc::renameat2(here, from.as_ptr(), here, to.as_ptr(), libc::RENAME_NOREPLACE) };
+    if result == 0 { Ok(()) } else { Err(system("rename")(io::Error::last_os_error())) }
 }
 
 #[cfg(test)]

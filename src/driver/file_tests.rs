@@ -3,10 +3,7 @@
 use super::*;
 
 fn new(bytes: u64) -> OpenOptions {
-    OpenOptions {
-        create_bytes: Some(bytes),
-        ..OpenOptions::default()
-    }
+    OpenOptions { create_bytes: Some(bytes), ..OpenOptions::default() }
 }
 
 fn folder() -> tempfile::TempDir {
@@ -21,19 +18,12 @@ fn a_new_volume_is_sparse_and_a_new_log_is_not() {
     assert_eq!(file.bytes(), 8 << 20);
     assert_eq!(fs::metadata(&volume).unwrap().blocks(), 0);
 
-    let options = OpenOptions {
-        written: true,
-        ..new(3 << 20)
-    };
+    let options = OpenOptions { written: true, ..new(3 << 20) };
     let (file, _) = DiskFile::open(&log, options).unwrap();
     assert_eq!(file.bytes(), 3 << 20);
     assert!(fs::metadata(&log).unwrap().blocks() * 512 >= 3 << 20);
     assert_eq!(fs::read(&log).unwrap(), vec![0; 3 << 20]);
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        2,
-        "no draft is left"
-    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no draft is left");
 }
 
 #[test]
@@ -52,10 +42,7 @@ fn what_was_written_is_read_again_after_reopening() {
     assert_eq!(again[..4096], [0; 4096]);
     assert_eq!(again[4096..], bytes);
     let mut past = vec![0; 8192];
-    assert!(
-        file.read_at((4 << 20) - 4096, &mut past).is_err(),
-        "past the end"
-    );
+    assert!(file.read_at((4 << 20) - 4096, &mut past).is_err(), "past the end");
 }
 
 #[test]
@@ -75,21 +62,12 @@ fn two_nodes_can_not_open_one_file() {
     let folder = folder();
     let path = folder.path().join("file");
     let (first, _) = DiskFile::open(&path, new(1 << 20)).unwrap();
-    assert_eq!(
-        DiskFile::open(&path, new(1 << 20)).unwrap_err(),
-        OpenError::InUse
-    );
+    assert_eq!(DiskFile::open(&path, new(1 << 20)).unwrap_err(), OpenError::InUse);
     drop(first);
-    let reader = OpenOptions {
-        read_only: true,
-        ..OpenOptions::default()
-    };
+    let reader = OpenOptions { read_only: true, ..OpenOptions::default() };
     let (one, _) = DiskFile::open(&path, reader).unwrap();
     let (_two, _) = DiskFile::open(&path, reader).unwrap();
-    assert!(
-        one.write_at(0, &[0; 4096]).is_err(),
-        "written through a read-only file"
-    );
+    assert!(one.write_at(0, &[0; 4096]).is_err(), "written through a read-only file");
 }
 
 #[test]
@@ -97,22 +75,10 @@ fn what_does_not_fit_is_refused_by_name() {
     let folder = folder();
     let path = folder.path().join("file");
     let missing = DiskFile::open(&path, OpenOptions::default()).unwrap_err();
-    assert_eq!(
-        missing,
-        OpenError::System {
-            step: "open",
-            errno: libc::ENOENT
-        }
-    );
+    assert_eq!(missing, OpenError::System { step: "open", errno: libc::ENOENT });
     drop(DiskFile::open(&path, new(1 << 20)).unwrap());
     let small = DiskFile::open(&path, new(2 << 20)).unwrap_err();
-    assert_eq!(
-        small,
-        OpenError::TooSmall {
-            bytes: 1 << 20,
-            needed: 2 << 20
-        }
-    );
+    assert_eq!(small, OpenError::TooSmall { bytes: 1 << 20, needed: 2 << 20 });
     let folder_itself = DiskFile::open(folder.path(), OpenOptions::default()).unwrap_err();
     assert_eq!(folder_itself, OpenError::NotStorage);
     let null = DiskFile::open(Path::new("/dev/null"), OpenOptions::default()).unwrap_err();

@@ -63,12 +63,7 @@ struct Quiet {
 impl Idle {
     /// A shard that starts busy.
     pub const fn new(mode: IdleMode) -> Self {
-        Self {
-            mode,
-            quiet: None,
-            busy_turns: 0,
-            slept: SLEEP_SPAN_MIN,
-        }
+        Self { mode, quiet: None, busy_turns: 0, slept: SLEEP_SPAN_MIN }
     }
 
     /// To be asked after every turn: `busy` if anything was received, sent or completed in it.
@@ -81,19 +76,15 @@ impl Idle {
         if self.mode == IdleMode::Spin {
             return Wait::Spin;
         }
-        let yields = Nanos::new(YIELD_SPAN_PER_TURN.get() * u64::from(self.busy_turns)).min(YIELD_SPAN_MAX);
+        let yields =
+            Nanos::new(YIELD_SPAN_PER_TURN.get() * u64::from(self.busy_turns)).min(YIELD_SPAN_MAX);
         // After a single event the sleeps need not start from the shortest again.
         let sleep = if yields < YIELD_SPAN_MAX {
             Nanos::new(self.slept.get() / 4).max(SLEEP_SPAN_MIN)
         } else {
             SLEEP_SPAN_MIN
         };
-        let quiet = self.quiet.get_or_insert(Quiet {
-            since: now,
-            turns: 0,
-            yields,
-            sleep,
-        });
+        let quiet = self.quiet.get_or_insert(Quiet { since: now, turns: 0, yields, sleep });
         if quiet.turns < SPIN_TURNS_MAX {
             quiet.turns += 1;
             return Wait::Spin;
@@ -134,16 +125,9 @@ pub enum PinRefused {
 pub fn pin_to(core: usize) -> Result<(), PinRefused> {
     let allowed = core_affinity::get_core_ids().ok_or(PinRefused::Refused { core })?;
     let Some(id) = allowed.iter().find(|id| id.id == core) else {
-        return Err(PinRefused::NotAllowed {
-            core,
-            allowed: allowed.len(),
-        });
+        return Err(PinRefused::NotAllowed { core, allowed: allowed.len() });
     };
-    if core_affinity::set_for_current(*id) {
-        Ok(())
-    } else {
-        Err(PinRefused::Refused { core })
-    }
+    if core_affinity::set_for_current(*id) { Ok(()) } else { Err(PinRefused::Refused { core }) }
 }
 
 #[cfg(test)]
@@ -165,13 +149,8 @@ mod tests {
         let mut last = Nanos::ZERO;
         let mut sleeps = 0;
         while last < SLEEP_SPAN_MAX {
-            let Wait::Sleep(span) = idle.after_turn(now, false) else {
-                panic!("awake when quiet")
-            };
-            assert!(
-                span > last && span >= SLEEP_SPAN_MIN,
-                "{span:?} after {last:?}"
-            );
+            let Wait::Sleep(span) = idle.after_turn(now, false) else { panic!("awake when quiet") };
+            assert!(span > last && span >= SLEEP_SPAN_MIN, "{span:?} after {last:?}");
             last = span;
             sleeps += 1;
             now = now.after(span);

@@ -125,10 +125,7 @@ impl fmt::Display for ArenaWarning {
         }
         if self.unlocked {
             let glue = if self.huge.is_some() { "; " } else { "" };
-            write!(
-                f,
-                "{glue}payload may be swapped out: mlock refused (RLIMIT_MEMLOCK)"
-            )?;
+            write!(f, "{glue}payload may be swapped out: mlock refused (RLIMIT_MEMLOCK)")?;
         }
         Ok(())
     }
@@ -158,10 +155,7 @@ impl Memory {
             .checked_next_multiple_of(PAGE_BYTES_HUGE)
             .filter(|&len| len > 0 && isize::try_from(len + PAGE_BYTES_HUGE).is_ok())
             .ok_or(ArenaError::Length { bytes })?;
-        let mut warning = ArenaWarning {
-            huge: None,
-            unlocked: false,
-        };
+        let mut warning = ArenaWarning { huge: None, unlocked: false };
         if want_huge {
             match Memory::take_huge(len) {
                 Ok(memory) => return Ok((memory, None)),
@@ -198,12 +192,7 @@ impl Memory {
         match map(len, flags) {
             Ok(base) => {
                 keep_private(base, len);
-                Ok(Memory {
-                    base,
-                    len,
-                    page_size: PageSize::Huge2MiB,
-                    pages_added,
-                })
+                Ok(Memory { base, len, page_size: PageSize::Huge2MiB, pages_added })
             }
             Err(errno) => {
                 pool.shrink(pages_added);
@@ -227,12 +216,7 @@ impl Memory {
         if before < PAGE_BYTES_HUGE {
             unmap(behind, PAGE_BYTES_HUGE - before);
         }
-        let memory = Memory {
-            base,
-            len,
-            page_size: PageSize::Base4KiB,
-            pages_added: 0,
-        };
+        let memory = Memory { base, len, page_size: PageSize::Base4KiB, pages_added: 0 };
         keep_private(base, len);
         // Transparent huge pages are a favour: without them the arena works as well, with more TLB misses.
         advise(base, len, libc::MADV_HUGEPAGE);
@@ -286,17 +270,13 @@ fn advise(base: NonNull<u8>, len: usize, advice: i32) -> bool {
 }
 
 fn errno() -> i32 {
-    io::Error::last_os_error()
-        .raw_os_error()
-        .unwrap_or(libc::EIO)
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// Bytes the kernel says can be had without swapping; `None` where it doesn't say.
 fn memory_available() -> Option<usize> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -313,10 +293,7 @@ impl HugeReserve {
     pub fn new(bytes: usize) -> Result<HugeReserve, HugeRefused> {
         let pool = HugePool::lock(Path::new(POOL))?;
         let added = pool.grow(bytes.div_ceil(PAGE_BYTES_HUGE))?;
-        Ok(HugeReserve {
-            pool: Some(pool),
-            added,
-        })
+        Ok(HugeReserve { pool: Some(pool), added })
     }
 
     /// They have been taken: others may look at the pool again.
@@ -351,10 +328,7 @@ impl HugePool {
         for _ in 0..LOCK_TRIES_MAX {
             // SAFETY: `flock` takes a descriptor that is open, as `file` is.
             if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-                return Ok(HugePool {
-                    folder: folder.to_owned(),
-                    _lock: file,
-                });
+                return Ok(HugePool { folder: folder.to_owned(), _lock: file });
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -370,19 +344,13 @@ impl HugePool {
         let total = self.count("nr_hugepages").ok_or(HugeRefused::NoPool)?;
         let missing = needed - free;
         if memory_available().is_some_and(|it| it < missing * PAGE_BYTES_HUGE + LEFT_BYTES_MIN) {
-            return Err(HugeRefused::NotGathered {
-                needed,
-                gathered: free,
-            });
+            return Err(HugeRefused::NotGathered { needed, gathered: free });
         }
         if !self.set_total(total + missing) {
             return Err(HugeRefused::TooFew { needed, free });
         }
         // The kernel adds as many as it can find and reports success; so count again.
-        let added = self
-            .count("nr_hugepages")
-            .unwrap_or(total)
-            .saturating_sub(total);
+        let added = self.count("nr_hugepages").unwrap_or(total).saturating_sub(total);
         let gathered = self.free_count().unwrap_or(free);
         if gathered < needed {
             self.shrink(added);
@@ -409,11 +377,7 @@ impl HugePool {
     }
 
     fn count(&self, name: &str) -> Option<usize> {
-        fs::read_to_string(self.folder.join(name))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(self.folder.join(name)).ok()?.trim().parse().ok()
     }
 
     fn set_total(&self, pages: usize) -> bool {
@@ -430,21 +394,12 @@ mod tests {
 
     #[test]
     fn impossible_lengths_are_refused() {
-        assert_eq!(
-            Memory::take(0, true).err(),
-            Some(ArenaError::Length { bytes: 0 })
-        );
+        assert_eq!(Memory::take(0, true).err(), Some(ArenaError::Length { bytes: 0 }));
         let bytes = usize::MAX;
-        assert_eq!(
-            Memory::take(bytes, false).err(),
-            Some(ArenaError::Length { bytes })
-        );
+        assert_eq!(Memory::take(bytes, false).err(), Some(ArenaError::Length { bytes }));
         let bytes = 1 << 46;
         let refused = Memory::take(bytes, true).err();
-        assert!(
-            matches!(refused, Some(ArenaError::TooLarge { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Some(ArenaError::TooLarge { .. })), "{refused:?}");
     }
 
     #[test]
@@ -485,13 +440,7 @@ mod tests {
     fn a_pool_that_can_not_grow_is_left_as_it_was() {
         // A file's count of free pages doesn't follow its total: as if the kernel had gathered nothing.
         let (_folder, pool) = pool(12, 3, 1);
-        assert_eq!(
-            pool.grow(10),
-            Err(HugeRefused::NotGathered {
-                needed: 10,
-                gathered: 2
-            })
-        );
+        assert_eq!(pool.grow(10), Err(HugeRefused::NotGathered { needed: 10, gathered: 2 }));
         // 12 + 8 were asked for; of those only the two that count as free are taken back.
         assert_eq!(pool.count("nr_hugepages"), Some(18));
     }
@@ -505,10 +454,7 @@ mod tests {
 
     #[test]
     fn the_warning_names_everything_that_lacks() {
-        let warning = ArenaWarning {
-            huge: Some(HugeRefused::NoPool),
-            unlocked: true,
-        };
+        let warning = ArenaWarning { huge: Some(HugeRefused::NoPool), unlocked: true };
         let text = warning.to_string();
         assert!(text.contains("2 MiB") && text.contains("mlock"), "{text}");
     }

@@ -59,17 +59,13 @@ fn notice(bytes: usize) {
                 // The report allocates; it must not be counted itself.
                 ARMED.set(None);
                 let place = std::backtrace::Backtrace::capture();
-                report(format_args!(
-                    "an armed thread allocates {bytes} bytes\n{place}"
-                ));
+                report(format_args!("an armed thread allocates {bytes} bytes\n{place}"));
                 ARMED.set(Some(Refusal::Count));
             }
         }
         Some(Refusal::Abort) => {
             ARMED.set(None);
-            report(format_args!(
-                "an armed thread allocates {bytes} bytes: abort"
-            ));
+            report(format_args!("an armed thread allocates {bytes} bytes: abort"));
             std::process::abort();
         }
     }

@@ -94,12 +94,7 @@ impl TcpStreams {
 
     /// Who is at the other end; `None` if it is gone.
     pub fn peer(&self, id: StreamId) -> Option<SocketAddr> {
-        self.streams
-            .get(usize::from(id.0))?
-            .as_ref()?
-            .socket
-            .peer_addr()
-            .ok()
+        self.streams.get(usize::from(id.0))?.as_ref()?.socket.peer_addr().ok()
     }
 
     /// Connections that are open.
@@ -113,10 +108,7 @@ impl TcpStreams {
     }
 
     fn add(&self, descriptor: RawFd, events: i32, tag: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: events.cast_unsigned(),
-            u64: tag,
-        };
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: tag };
         let epoll = self.epoll.as_raw_fd();
         // SAFETY: both descriptors are open, and the kernel reads one event at the address of ours.
         match unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, descriptor, &raw mut event) } {
@@ -159,13 +151,9 @@ impl TcpStreams {
         // A reply's last segment must not wait for the acknowledgement of the one before (Nagle).
         socket.set_nodelay(true).ok()?;
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        self.add(socket.as_raw_fd(), events, STREAM | u64::from(index))
-            .ok()?;
+        self.add(socket.as_raw_fd(), events, STREAM | u64::from(index)).ok()?;
         self.free.pop();
-        self.streams[usize::from(index)] = Some(Stream {
-            socket,
-            wants_room: false,
-        });
+        self.streams[usize::from(index)] = Some(Stream { socket, wants_room: false });
         Some(StreamId(index))
     }
 
@@ -210,9 +198,7 @@ impl Streams for TcpStreams {
         payload: Option<Span>,
         head: &mut [u8],
     ) -> Result<usize, StreamStop> {
-        let stream = self.streams[usize::from(id.0)]
-            .as_ref()
-            .ok_or(StreamStop::Closed)?;
+        let stream = self.streams[usize::from(id.0)].as_ref().ok_or(StreamStop::Closed)?;
         let payload = payload.filter(|span| span.len > 0);
         let span = payload.unwrap_or_default();
         if span.len == 0 && head.is_empty() {
@@ -220,14 +206,8 @@ impl Streams for TcpStreams {
             return Ok(0);
         }
         let pieces = [
-            libc::iovec {
-                iov_base: self.arena.address(span).cast(),
-                iov_len: span.len as usize,
-            },
-            libc::iovec {
-                iov_base: head.as_mut_ptr().cast(),
-                iov_len: head.len(),
-            },
+            libc::iovec { iov_base: self.arena.address(span).cast(), iov_len: span.len as usize },
+            libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() },
         ];
         let _held = payload.map(|_| self.arena.hold_for_write());
         // SAFETY: the kernel writes to two runs: one in the arena, in bounds by `address`, which nobody in the program looks at
@@ -241,21 +221,15 @@ impl Streams for TcpStreams {
     }
 
     fn send(&mut self, id: StreamId, pieces: &[Piece<'_>]) -> Result<usize, StreamStop> {
-        let stream = self.streams[usize::from(id.0)]
-            .as_mut()
-            .ok_or(StreamStop::Closed)?;
-        let empty = libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        };
+        let stream = self.streams[usize::from(id.0)].as_mut().ok_or(StreamStop::Closed)?;
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let mut parts = [empty; SEND_PIECES_MAX];
         let mut count = 0;
         for piece in pieces {
             let part = match *piece {
-                Piece::Bytes(bytes) => libc::iovec {
-                    iov_base: bytes.as_ptr().cast_mut().cast(),
-                    iov_len: bytes.len(),
-                },
+                Piece::Bytes(bytes) => {
+                    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+                }
                 Piece::Span(span) => libc::iovec {
                     iov_base: self.arena.address(span).cast(),
                     iov_len: span.len as usize,

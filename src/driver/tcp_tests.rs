@@ -19,19 +19,14 @@ fn until(streams: &mut TcpStreams, wanted: StreamEvent) -> Vec<StreamEvent> {
     let start = Instant::now();
     while !seen.contains(&wanted) {
         streams.poll(MS, &mut |event| seen.push(event));
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "no {wanted:?}, only {seen:?}"
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "no {wanted:?}, only {seen:?}");
     }
     seen
 }
 
 fn connect(streams: &mut TcpStreams, address: SocketAddr) -> (TcpStream, StreamId) {
     let client = TcpStream::connect(address).unwrap();
-    client
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let start = Instant::now();
     let mut opened = None;
     while opened.is_none() {
@@ -57,10 +52,7 @@ fn bytes_land_in_the_arena_first_and_in_the_head_after() {
     let (mut client, id) = connect(&mut streams, address);
     assert_eq!(streams.peer(id), Some(client.local_addr().unwrap()));
     let mut head = [0; 8];
-    assert_eq!(
-        streams.receive(id, None, &mut head),
-        Err(StreamStop::WouldBlock)
-    );
+    assert_eq!(streams.receive(id, None, &mut head), Err(StreamStop::WouldBlock));
 
     client.write_all(b"payloadheader+").unwrap();
     until(&mut streams, StreamEvent::Readable(id));
@@ -68,25 +60,14 @@ fn bytes_land_in_the_arena_first_and_in_the_head_after() {
     assert_eq!(streams.receive(id, Some(span), &mut head), Ok(14));
     assert_eq!(&*arena.bytes(span), b"payload");
     assert_eq!(&head[..7], b"header+");
-    assert_eq!(
-        arena.bytes(Span::new(4096, 8))[7],
-        0,
-        "not a byte past the span"
-    );
+    assert_eq!(arena.bytes(Span::new(4096, 8))[7], 0, "not a byte past the span");
 
     // Fewer bytes than there is room for: only the payload is begun.
     client.write_all(b"pay").unwrap();
     until(&mut streams, StreamEvent::Readable(id));
     assert_eq!(streams.receive(id, Some(Span::new(0, 7)), &mut head), Ok(3));
-    assert_eq!(
-        streams.receive(id, Some(Span::new(3, 4)), &mut head),
-        Err(StreamStop::WouldBlock)
-    );
-    assert_eq!(
-        streams.receive(id, None, &mut []),
-        Ok(0),
-        "no room is no end of the stream"
-    );
+    assert_eq!(streams.receive(id, Some(Span::new(3, 4)), &mut head), Err(StreamStop::WouldBlock));
+    assert_eq!(streams.receive(id, None, &mut []), Ok(0), "no room is no end of the stream");
 }
 
 #[test]
@@ -146,12 +127,7 @@ fn pieces_arrive_in_order_and_a_full_socket_says_when_there_is_room() {
 
     let mut received = vec![0; sent];
     client.read_exact(&mut received).unwrap();
-    assert!(
-        received
-            .iter()
-            .enumerate()
-            .all(|(n, &byte)| byte == ((n % (1 << 20)) % 253) as u8)
-    );
+    assert!(received.iter().enumerate().all(|(n, &byte)| byte == ((n % (1 << 20)) % 253) as u8));
     let seen = until(&mut streams, StreamEvent::Writable(id));
     assert_eq!(seen, [StreamEvent::Writable(id)]);
     quiet(&mut streams);
@@ -180,27 +156,14 @@ fn a_client_that_goes_is_noticed_and_its_id_serves_the_next() {
     assert_eq!(streams.receive(id, None, &mut head), Ok(10));
     let start = Instant::now();
     while streams.receive(id, None, &mut head) != Err(StreamStop::Closed) {
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "the end of the stream is not seen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "the end of the stream is not seen");
         streams.poll(MS, &mut |_| ());
     }
     streams.close(id);
-    assert_eq!(
-        streams.receive(id, None, &mut head),
-        Err(StreamStop::Closed)
-    );
-    assert_eq!(
-        streams.send(id, &[Piece::Bytes(b"x")]),
-        Err(StreamStop::Closed)
-    );
+    assert_eq!(streams.receive(id, None, &mut head), Err(StreamStop::Closed));
+    assert_eq!(streams.send(id, &[Piece::Bytes(b"x")]), Err(StreamStop::Closed));
     streams.close(id);
-    assert_eq!(
-        streams.open_count(),
-        0,
-        "a second close frees nothing twice"
-    );
+    assert_eq!(streams.open_count(), 0, "a second close frees nothing twice");
 
     let (mut next, again) = connect(&mut streams, address);
     assert_eq!(again, id);
@@ -220,15 +183,9 @@ fn sending_to_a_client_that_reset_is_an_error_and_no_signal() {
     until(&mut streams, StreamEvent::Readable(id));
     let start = Instant::now();
     while streams.send(id, &[Piece::Bytes(b"more")]) != Err(StreamStop::Closed) {
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "the reset is not seen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(5), "the reset is not seen");
     }
-    assert_eq!(
-        streams.receive(id, None, &mut [0; 8]),
-        Err(StreamStop::Closed)
-    );
+    assert_eq!(streams.receive(id, None, &mut [0; 8]), Err(StreamStop::Closed));
 }
 
 #[test]
@@ -238,14 +195,10 @@ fn one_connection_too_many_is_closed_at_once() {
     let (_second, two) = connect(&mut streams, address);
     assert_ne!(one, two);
     let mut third = TcpStream::connect(address).unwrap();
-    third
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    third.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let start = Instant::now();
     while streams.refused_count() == 0 {
-        streams.poll(MS, &mut |event| {
-            panic!("{event:?} for a connection too many")
-        });
+        streams.poll(MS, &mut |event| panic!("{event:?} for a connection too many"));
         assert!(start.elapsed() < Duration::from_secs(5));
     }
     assert_eq!(third.read(&mut [0; 1]).unwrap_or(0), 0, "it is still open");
@@ -288,10 +241,7 @@ fn a_wait_ends_by_time_by_a_socket_or_by_a_watched_descriptor() {
     let start = Instant::now();
     streams.poll(Nanos::from_millis(5000), &mut |event| panic!("{event:?}"));
     let waited = start.elapsed();
-    assert!(
-        waited >= Duration::from_millis(20) && waited < Duration::from_secs(4),
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_millis(20) && waited < Duration::from_secs(4), "{waited:?}");
     let _writer = feeder.join().unwrap();
     drop(reader);
 

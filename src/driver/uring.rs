@@ -129,34 +129,20 @@ impl UringDisk {
         let (zeroes, _) =
             Memory::take(ZERO_STEP_BYTES as usize, false).map_err(UringError::Zeroes)?;
         let descriptors: Vec<i32> = files.iter().map(DiskFile::descriptor).collect();
-        ring.submitter()
-            .register_files(&descriptors)
-            .map_err(system("register files"))?;
+        ring.submitter().register_files(&descriptors).map_err(system("register files"))?;
         let warning = register(&ring, &arena, &zeroes)
             .err()
             .map(|error| UringWarning::NotRegistered(error.raw_os_error().unwrap_or(libc::EIO)));
-        let files = files.into_iter().map(|file| OpenFile {
-            file,
-            can_zero: true,
-            can_punch: true,
-        });
-        let empty = Slot {
-            token: 0,
-            file: 0,
-            work: Work::Flush,
-            at: 0,
-            left: 0,
-            retries: 0,
-        };
+        let files =
+            files.into_iter().map(|file| OpenFile { file, can_zero: true, can_punch: true });
+        let empty = Slot { token: 0, file: 0, work: Work::Flush, at: 0, left: 0, retries: 0 };
         let disk = UringDisk {
             ring,
             arena,
             zeroes: Arc::new(zeroes),
             files: files.collect(),
             slots: vec![empty; depth],
-            free: (0..u16::try_from(depth).expect("at most DEPTH_MAX"))
-                .rev()
-                .collect(),
+            free: (0..u16::try_from(depth).expect("at most DEPTH_MAX")).rev().collect(),
             refused: Vec::with_capacity(depth),
             registered: warning.is_none(),
         };
@@ -195,42 +181,26 @@ impl UringDisk {
         let Some(open) = self.files.get(usize::from(file.0)) else {
             return Err(DiskError(libc::EBADF));
         };
-        let slot = Slot {
-            token,
-            file: file.0,
-            work,
-            at,
-            left,
-            retries: 0,
-        };
+        let slot = Slot { token, file: file.0, work, at, left, retries: 0 };
         if work == Work::Flush {
             return Ok(slot);
         }
         let block = u64::from(open.file.block_bytes());
-        let inside = at
-            .checked_add(left)
-            .is_some_and(|end| end <= open.file.bytes());
+        let inside = at.checked_add(left).is_some_and(|end| end <= open.file.bytes());
         if left == 0 || !inside || !at.is_multiple_of(block) || !left.is_multiple_of(block) {
             return refused;
         }
         if let DiskOp::Read { span, .. } | DiskOp::Write { span, .. } = op {
             let address = self.arena.address(span);
-            if !address
-                .addr()
-                .is_multiple_of(open.file.memory_align() as usize)
-            {
+            if !address.addr().is_multiple_of(open.file.memory_align() as usize) {
                 return refused;
             }
         }
         Ok(match (work, open.can_punch, open.can_zero) {
-            (Work::Punch, false, true) => Slot {
-                work: Work::ZeroRange,
-                ..slot
-            },
-            (Work::Punch, false, false) | (Work::ZeroRange, _, false) => Slot {
-                work: Work::WriteZeroes,
-                ..slot
-            },
+            (Work::Punch, false, true) => Slot { work: Work::ZeroRange, ..slot },
+            (Work::Punch, false, false) | (Work::ZeroRange, _, false) => {
+                Slot { work: Work::WriteZeroes, ..slot }
+            }
             _ => slot,
         })
     }
@@ -243,13 +213,9 @@ impl UringDisk {
             Work::Read(from) => {
                 let (address, len, buffer) = self.step(from, slot.left);
                 if self.registered {
-                    opcode::ReadFixed::new(file, address, len, buffer)
-                        .offset(slot.at)
-                        .build()
+                    opcode::ReadFixed::new(file, address, len, buffer).offset(slot.at).build()
                 } else {
-                    opcode::Read::new(file, address, len)
-                        .offset(slot.at)
-                        .build()
+                    opcode::Read::new(file, address, len).offset(slot.at).build()
                 }
             }
             Work::Write(from) => {
@@ -262,26 +228,19 @@ impl UringDisk {
                 let buffer = buffer_number(buffer_count(&self.arena));
                 self.write(file, self.zeroes.base().as_ptr(), len, buffer, slot.at)
             }
-            Work::Flush => opcode::Fsync::new(file)
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
-            Work::ZeroRange => opcode::Fallocate::new(file, slot.left)
-                .offset(slot.at)
-                .mode(KEEP_AND_ZERO)
-                .build(),
-            Work::Punch => opcode::Fallocate::new(file, slot.left)
-                .offset(slot.at)
-                .mode(PUNCH)
-                .build(),
+            Work::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+            Work::ZeroRange => {
+                opcode::Fallocate::new(file, slot.left).offset(slot.at).mode(KEEP_AND_ZERO).build()
+            }
+            Work::Punch => {
+                opcode::Fallocate::new(file, slot.left).offset(slot.at).mode(PUNCH).build()
+            }
         };
         let entry = entry.user_data(u64::from(index));
         // SAFETY: the entry's buffer lies in `arena` or `zeroes`, both kept alive until the completion (URING-2), in bounds
         // by `take_apart`; its file is registered with the ring.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        assert!(
-            pushed.is_ok(),
-            "URING-1: one entry per slot, and the ring has as many"
-        );
+        assert!(pushed.is_ok(), "URING-1: one entry per slot, and the ring has as many");
     }
 
     fn write(
@@ -293,9 +252,7 @@ impl UringDisk {
         at: u64,
     ) -> squeue::Entry {
         if self.registered {
-            opcode::WriteFixed::new(file, address, len, buffer)
-                .offset(at)
-                .build()
+            opcode::WriteFixed::new(file, address, len, buffer).offset(at).build()
         } else {
             opcode::Write::new(file, address, len).offset(at).build()
         }
@@ -319,11 +276,7 @@ impl UringDisk {
                 match (slot.work, errno) {
                     (Work::Punch, libc::EOPNOTSUPP) => {
                         open.can_punch = false;
-                        slot.work = if open.can_zero {
-                            Work::ZeroRange
-                        } else {
-                            Work::WriteZeroes
-                        };
+                        slot.work = if open.can_zero { Work::ZeroRange } else { Work::WriteZeroes };
                     }
                     (Work::ZeroRange, libc::EOPNOTSUPP) => {
                         open.can_zero = false;
@@ -349,10 +302,7 @@ impl UringDisk {
                     Work::WriteZeroes => done,
                 };
                 slot.at += moved;
-                slot.left = slot
-                    .left
-                    .checked_sub(moved)
-                    .expect("no more than was asked for");
+                slot.left = slot.left.checked_sub(moved).expect("no more than was asked for");
                 if slot.left == 0 {
                     return Some(Ok(()));
                 }
@@ -377,10 +327,7 @@ impl UringDisk {
                 error.raw_os_error(),
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
             );
-            assert!(
-                passing,
-                "io_uring_enter refuses entries that it can't refuse: {error}"
-            );
+            assert!(passing, "io_uring_enter refuses entries that it can't refuse: {error}");
         }
     }
 }
@@ -458,10 +405,8 @@ impl Drop for UringDisk {
             }
         }
         // One count too many: nobody is ever the last to let go of the memory.
-        let _kept_for_good = (
-            Arc::into_raw(Arc::clone(&self.arena)),
-            Arc::into_raw(Arc::clone(&self.zeroes)),
-        );
+        let _kept_for_good =
+            (Arc::into_raw(Arc::clone(&self.arena)), Arc::into_raw(Arc::clone(&self.zeroes)));
     }
 }
 
@@ -470,20 +415,14 @@ fn slot_of(entry: &cqueue::Entry) -> u16 {
 }
 
 fn system(step: &'static str) -> impl Fn(io::Error) -> UringError {
-    move |error| UringError::System {
-        step,
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    }
+    move |error| UringError::System { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 /// COOP_TASKRUN (Linux 5.19): the kernel doesn't interrupt the shard to finish an operation but sets a flag, at which the
 /// next poll enters the kernel. Not SINGLE_ISSUER: a disk may be made on one thread and used on another.
 fn build(entries: u32) -> io::Result<IoUring> {
-    let cooperative = IoUring::builder()
-        .setup_clamp()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .build(entries);
+    let cooperative =
+        IoUring::builder().setup_clamp().setup_coop_taskrun().setup_taskrun_flag().build(entries);
     match cooperative {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             IoUring::builder().setup_clamp().build(entries)
@@ -514,15 +453,9 @@ fn register(ring: &IoUring, arena: &Arena, zeroes: &Memory) -> io::Result<()> {
         let at = index * BUFFER_BYTES_MAX;
         let bytes = u32::try_from((len - at).min(BUFFER_BYTES_MAX)).expect("at most 1 GiB");
         let base = arena.address(Span::new(at, bytes));
-        buffers.push(libc::iovec {
-            iov_base: base.cast(),
-            iov_len: bytes as usize,
-        });
+        buffers.push(libc::iovec { iov_base: base.cast(), iov_len: bytes as usize });
     }
-    buffers.push(libc::iovec {
-        iov_base: zeroes.base().as_ptr().cast(),
-        iov_len: zeroes.len(),
-    });
+    buffers.push(libc::iovec { iov_base: zeroes.base().as_ptr().cast(), iov_len: zeroes.len() });
     // SAFETY: the buffers are mapped and stay so until the ring is gone: `UringDisk` owns both and drops the ring first.
     unsafe { ring.submitter().register_buffers(&buffers) }
 }

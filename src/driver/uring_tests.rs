@@ -17,10 +17,7 @@ fn arena() -> Arc<Arena> {
 }
 
 fn open(path: &Path, bytes: u64) -> DiskFile {
-    let options = OpenOptions {
-        create_bytes: Some(bytes),
-        ..OpenOptions::default()
-    };
+    let options = OpenOptions { create_bytes: Some(bytes), ..OpenOptions::default() };
     DiskFile::open(path, options).unwrap().0
 }
 
@@ -36,10 +33,7 @@ fn drain(disk: &mut UringDisk) -> Vec<(u64, Result<(), DiskError>)> {
     let start = Instant::now();
     while disk.in_flight() > 0 {
         disk.poll(&mut |token, result| done.push((token, result)));
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "the disk is stuck"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "the disk is stuck");
         std::thread::yield_now();
     }
     done
@@ -69,10 +63,7 @@ fn what_the_ring_writes_is_what_others_read_and_the_other_way_round() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("volume");
     let (arena, mut disk) = disk(open(&path, 8 * MIB), 32);
-    assert!(
-        disk.file(FILE).is_direct(),
-        "the test's folder does direct I/O"
-    );
+    assert!(disk.file(FILE).is_direct(), "the test's folder does direct I/O");
     // SAFETY: takes nothing, gives a number.
     let root = unsafe { libc::geteuid() } == 0;
     // Others may have used up their RLIMIT_MEMLOCK, and run this test without registration.
@@ -85,42 +76,18 @@ fn what_the_ring_writes_is_what_others_read_and_the_other_way_round() {
         // 32 KiB each, to places in another order than the bytes'.
         let (at, from) = ((n * 37 % 32) * 256 * 1024 + 4096, 32768 * n);
         let span = Span::new(8192 + from, 32768);
-        disk.submit(
-            DiskOp::Write {
-                file: FILE,
-                at,
-                span,
-            },
-            n,
-        )
-        .unwrap();
+        disk.submit(DiskOp::Write { file: FILE, at, span }, n).unwrap();
         model[at as usize..][..32768].copy_from_slice(&bytes[from as usize..][..32768]);
     }
     let mut done = drain(&mut disk);
     done.sort_by_key(|it| it.0);
     assert_eq!(done, (0..32).map(|n| (n, Ok(()))).collect::<Vec<_>>());
     assert_eq!(run(&mut disk, DiskOp::Flush { file: FILE }), Ok(()));
-    assert!(
-        fs::read(&path).unwrap() == model,
-        "the file differs from the model"
-    );
+    assert!(fs::read(&path).unwrap() == model, "the file differs from the model");
 
     let span = Span::new(2 << 20, 1 << 20);
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Read {
-                file: FILE,
-                at: MIB,
-                span
-            }
-        ),
-        Ok(())
-    );
-    assert!(
-        *arena.bytes(span) == model[1 << 20..2 << 20],
-        "read back differently"
-    );
+    assert_eq!(run(&mut disk, DiskOp::Read { file: FILE, at: MIB, span }), Ok(()));
+    assert!(*arena.bytes(span) == model[1 << 20..2 << 20], "read back differently");
 }
 
 #[test]
@@ -134,43 +101,16 @@ fn without_registration_the_same_bytes_move() {
     disk.ring.submitter().unregister_buffers().unwrap();
     // With the buffers gone, fixed transfers fail: so it was these that were used until now.
     let span = Span::new(0, 4096);
-    let fixed = run(
-        &mut disk,
-        DiskOp::Write {
-            file: FILE,
-            at: 0,
-            span,
-        },
-    );
+    let fixed = run(&mut disk, DiskOp::Write { file: FILE, at: 0, span });
     assert_eq!(fixed, Err(DiskError(libc::EFAULT)));
 
     disk.registered = false;
     let bytes = pattern(4096, 2);
     arena.copy_in(0, &bytes);
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Write {
-                file: FILE,
-                at: 8192,
-                span
-            }
-        ),
-        Ok(())
-    );
+    assert_eq!(run(&mut disk, DiskOp::Write { file: FILE, at: 8192, span }), Ok(()));
     assert_eq!(fs::read(&path).unwrap()[8192..12288], bytes);
     let other = Span::new(65536, 4096);
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Read {
-                file: FILE,
-                at: 8192,
-                span: other
-            }
-        ),
-        Ok(())
-    );
+    assert_eq!(run(&mut disk, DiskOp::Read { file: FILE, at: 8192, span: other }), Ok(()));
     assert_eq!(*arena.bytes(other), bytes[..]);
 }
 
@@ -186,30 +126,10 @@ fn a_transfer_across_registered_buffers_is_taken_in_pieces() {
     let span = Span::new((1 << 30) - 65536, 131_072);
     let bytes = pattern(131_072, 3);
     arena.copy_in(span.at, &bytes);
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Write {
-                file: FILE,
-                at: MIB,
-                span
-            }
-        ),
-        Ok(())
-    );
+    assert_eq!(run(&mut disk, DiskOp::Write { file: FILE, at: MIB, span }), Ok(()));
     assert!(fs::read(&path).unwrap()[1 << 20..][..131_072] == bytes);
     arena.zero(span);
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Read {
-                file: FILE,
-                at: MIB,
-                span
-            }
-        ),
-        Ok(())
-    );
+    assert_eq!(run(&mut disk, DiskOp::Read { file: FILE, at: MIB, span }), Ok(()));
     assert!(*arena.bytes(span) == bytes[..]);
 }
 
@@ -218,24 +138,8 @@ fn zeroes_read_back(path: &Path, mut disk: UringDisk) -> UringDisk {
     let mut model = pattern(4 << 20, 4);
     disk.file(FILE).write_at(0, &model).unwrap();
     for (op, at, len) in [
-        (
-            DiskOp::Zero {
-                file: FILE,
-                at: 4096,
-                len: 3 * MIB - 8192,
-            },
-            4096,
-            3 * MIB - 8192,
-        ),
-        (
-            DiskOp::Deallocate {
-                file: FILE,
-                at: 3 * MIB,
-                len: 65536,
-            },
-            3 * MIB,
-            65536,
-        ),
+        (DiskOp::Zero { file: FILE, at: 4096, len: 3 * MIB - 8192 }, 4096, 3 * MIB - 8192),
+        (DiskOp::Deallocate { file: FILE, at: 3 * MIB, len: 65536 }, 3 * MIB, 65536),
     ] {
         assert_eq!(run(&mut disk, op), Ok(()));
         model[at as usize..][..len as usize].fill(0);
@@ -255,10 +159,7 @@ fn zeroed_and_deallocated_runs_read_as_zeroes() {
     let space = fs::metadata(&path).unwrap().blocks() * 512;
     if disk.files[0].can_punch {
         // The file system's own bookkeeping of the pieces may take a block or two.
-        assert!(
-            space <= 4 * MIB - 65536 + 16384,
-            "the run still has its space: {space}"
-        );
+        assert!(space <= 4 * MIB - 65536 + 16384, "the run still has its space: {space}");
     }
 }
 
@@ -284,10 +185,7 @@ fn a_refused_fallocate_is_found_out_and_remembered() {
     let path = folder.path().join("volume");
     let (_, disk) = disk(open(&path, 4 * MIB), 4);
     let disk = zeroes_read_back(&path, disk);
-    assert!(
-        !disk.files[0].can_zero,
-        "tmpfs has learnt ZERO_RANGE; find another refuser"
-    );
+    assert!(!disk.files[0].can_zero, "tmpfs has learnt ZERO_RANGE; find another refuser");
     assert!(disk.files[0].can_punch);
 }
 
@@ -300,47 +198,15 @@ fn an_operation_off_the_blocks_or_the_file_is_refused_and_counted_like_any_other
     let einval = Err(DiskError(libc::EINVAL));
     let span = Span::new(0, 4096);
     let mut refused = |op| assert_eq!(run(&mut disk, op), einval, "{op:?}");
-    refused(DiskOp::Write {
-        file: FILE,
-        at: 1,
-        span,
-    });
-    refused(DiskOp::Write {
-        file: FILE,
-        at: 0,
-        span: Span::new(0, block - 1),
-    });
-    refused(DiskOp::Read {
-        file: FILE,
-        at: 0,
-        span: Span::new(0, 0),
-    });
-    refused(DiskOp::Read {
-        file: FILE,
-        at: MIB,
-        span,
-    });
-    refused(DiskOp::Read {
-        file: FILE,
-        at: u64::MAX - 4095,
-        span,
-    });
-    refused(DiskOp::Zero {
-        file: FILE,
-        at: 0,
-        len: MIB + 4096,
-    });
-    refused(DiskOp::Deallocate {
-        file: FILE,
-        at: 5,
-        len: 4096,
-    });
+    refused(DiskOp::Write { file: FILE, at: 1, span });
+    refused(DiskOp::Write { file: FILE, at: 0, span: Span::new(0, block - 1) });
+    refused(DiskOp::Read { file: FILE, at: 0, span: Span::new(0, 0) });
+    refused(DiskOp::Read { file: FILE, at: MIB, span });
+    refused(DiskOp::Read { file: FILE, at: u64::MAX - 4095, span });
+    refused(DiskOp::Zero { file: FILE, at: 0, len: MIB + 4096 });
+    refused(DiskOp::Deallocate { file: FILE, at: 5, len: 4096 });
     if align > 1 {
-        refused(DiskOp::Read {
-            file: FILE,
-            at: 0,
-            span: Span::new(1, 4096),
-        });
+        refused(DiskOp::Read { file: FILE, at: 0, span: Span::new(1, 4096) });
     }
     let elsewhere = DiskOp::Flush { file: FileId(9) };
     assert_eq!(run(&mut disk, elsewhere), Err(DiskError(libc::EBADF)));
@@ -372,11 +238,7 @@ fn what_the_kernel_says_of_alignment_is_reported_too() {
         return println!("skipped: tmpfs takes any offset");
     }
     let (_, mut disk) = disk(file, 2);
-    let op = DiskOp::Write {
-        file: FILE,
-        at: 100,
-        span: Span::new(0, 4096),
-    };
+    let op = DiskOp::Write { file: FILE, at: 100, span: Span::new(0, 4096) };
     assert_eq!(run(&mut disk, op), Err(DiskError(libc::EINVAL)));
 }
 
@@ -384,11 +246,7 @@ fn what_the_kernel_says_of_alignment_is_reported_too() {
 fn the_depth_is_a_bound_that_completions_lift() {
     let folder = tempfile::tempdir().unwrap();
     let (_, mut disk) = disk(open(&folder.path().join("volume"), MIB), 3);
-    let op = DiskOp::Read {
-        file: FILE,
-        at: 0,
-        span: Span::new(0, 4096),
-    };
+    let op = DiskOp::Read { file: FILE, at: 0, span: Span::new(0, 4096) };
     for token in 0..3 {
         disk.submit(op, token).unwrap();
     }
@@ -405,18 +263,12 @@ fn the_depth_is_a_bound_that_completions_lift() {
         let refused = UringDisk::new(Arc::clone(&arena), Vec::new(), depth).err();
         assert_eq!(refused, Some(UringError::Depth(depth)));
     }
-    assert_eq!(
-        UringDisk::new(arena, Vec::new(), 1).err(),
-        Some(UringError::Files(0))
-    );
+    assert_eq!(UringDisk::new(arena, Vec::new(), 1).err(), Some(UringError::Files(0)));
 }
 
 fn pipe() -> (File, File) {
     let (reader, writer) = std::io::pipe().unwrap();
-    (
-        File::from(OwnedFd::from(reader)),
-        File::from(OwnedFd::from(writer)),
-    )
+    (File::from(OwnedFd::from(reader)), File::from(OwnedFd::from(writer)))
 }
 
 #[test]
@@ -425,25 +277,15 @@ fn a_short_read_is_continued_until_all_bytes_are_there() {
     let (arena, mut disk) = disk(DiskFile::pretend(reader, MIB, 512), 2);
     let bytes = pattern(8192, 5);
     writer.write_all(&bytes[..512]).unwrap();
-    let op = DiskOp::Read {
-        file: FILE,
-        at: 0,
-        span: Span::new(4096, 8192),
-    };
+    let op = DiskOp::Read { file: FILE, at: 0, span: Span::new(4096, 8192) };
     disk.submit(op, 1).unwrap();
     for _ in 0..50 {
-        assert_eq!(
-            disk.poll(&mut |_, _| panic!("complete with bytes missing")),
-            0
-        );
+        assert_eq!(disk.poll(&mut |_, _| panic!("complete with bytes missing")), 0);
         std::thread::sleep(Duration::from_millis(1));
     }
     writer.write_all(&bytes[512..5000]).unwrap();
     for _ in 0..50 {
-        assert_eq!(
-            disk.poll(&mut |_, _| panic!("complete with bytes missing")),
-            0
-        );
+        assert_eq!(disk.poll(&mut |_, _| panic!("complete with bytes missing")), 0);
         std::thread::sleep(Duration::from_millis(1));
     }
     writer.write_all(&bytes[5000..]).unwrap();
@@ -458,23 +300,12 @@ fn a_short_read_is_continued_until_all_bytes_are_there() {
 
 #[test]
 fn errors_of_writes_and_flushes_surface() {
-    let full = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
+    let full = fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let (_, mut disk) = disk(DiskFile::pretend(full, MIB, 512), 2);
-    let op = DiskOp::Write {
-        file: FILE,
-        at: 0,
-        span: Span::new(0, 4096),
-    };
+    let op = DiskOp::Write { file: FILE, at: 0, span: Span::new(0, 4096) };
     assert_eq!(run(&mut disk, op), Err(DiskError(libc::ENOSPC)));
     // /dev/full can't be flushed; what matters is that the kernel's answer comes back as the operation's.
-    assert_eq!(
-        run(&mut disk, DiskOp::Flush { file: FILE }),
-        Err(DiskError(libc::EINVAL))
-    );
+    assert_eq!(run(&mut disk, DiskOp::Flush { file: FILE }), Err(DiskError(libc::EINVAL)));
     let text = DiskError(libc::ENOSPC).to_string();
     assert!(text.contains("No space left"), "{text}");
 }
@@ -484,47 +315,23 @@ fn a_file_opened_for_reading_is_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("volume");
     drop(open(&path, MIB));
-    let options = OpenOptions {
-        read_only: true,
-        ..OpenOptions::default()
-    };
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
     let (_, mut disk) = disk(DiskFile::open(&path, options).unwrap().0, 2);
     let span = Span::new(0, 4096);
-    let write = DiskOp::Write {
-        file: FILE,
-        at: 0,
-        span,
-    };
+    let write = DiskOp::Write { file: FILE, at: 0, span };
     assert_eq!(run(&mut disk, write), Err(DiskError(libc::EBADF)));
-    assert_eq!(
-        run(
-            &mut disk,
-            DiskOp::Read {
-                file: FILE,
-                at: 0,
-                span
-            }
-        ),
-        Ok(())
-    );
+    assert_eq!(run(&mut disk, DiskOp::Read { file: FILE, at: 0, span }), Ok(()));
 }
 
 #[test]
 fn an_idle_shard_is_woken_by_the_descriptor() {
     let (reader, mut writer) = pipe();
     let (_, mut disk) = disk(DiskFile::pretend(reader, MIB, 512), 2);
-    let op = DiskOp::Read {
-        file: FILE,
-        at: 0,
-        span: Span::new(0, 512),
-    };
+    let op = DiskOp::Read { file: FILE, at: 0, span: Span::new(0, 512) };
     disk.submit(op, 1).unwrap();
     assert_eq!(disk.poll(&mut |_, _| ()), 0);
-    let mut wait = libc::pollfd {
-        fd: disk.descriptor().unwrap(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut wait =
+        libc::pollfd { fd: disk.descriptor().unwrap(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, which lives through the call.
     let readable = unsafe { libc::poll(&raw mut wait, 1, 0) };
     assert_eq!(readable, 0, "readable with nothing complete");
@@ -537,10 +344,7 @@ fn an_idle_shard_is_woken_by_the_descriptor() {
     while done == 0 {
         // SAFETY: as above. An interrupted wait (the kernel's own notice) is as good as a readable descriptor.
         let _interrupted_or_ready = unsafe { libc::poll(&raw mut wait, 1, 5000) };
-        assert!(
-            start.elapsed() < Duration::from_secs(3),
-            "slept through the completion"
-        );
+        assert!(start.elapsed() < Duration::from_secs(3), "slept through the completion");
         done = disk.poll(&mut |_, _| ());
     }
     assert!(start.elapsed() >= Duration::from_millis(40));
@@ -555,24 +359,9 @@ fn dropping_a_busy_disk_waits_for_the_kernel() {
     arena.with_mut(Span::new(0, 4 << 20), |bytes| bytes.fill(9));
     for n in 0..4 {
         let span = Span::new(n * MIB, 1 << 20);
-        disk.submit(
-            DiskOp::Write {
-                file: FILE,
-                at: n * MIB,
-                span,
-            },
-            n,
-        )
-        .unwrap();
+        disk.submit(DiskOp::Write { file: FILE, at: n * MIB, span }, n).unwrap();
     }
     drop(disk);
-    assert_eq!(
-        Arc::strong_count(&arena),
-        1,
-        "the disk has let go of the arena"
-    );
-    assert!(
-        fs::read(&path).unwrap().iter().all(|&byte| byte == 9),
-        "a write was lost"
-    );
+    assert_eq!(Arc::strong_count(&arena), 1, "the disk has let go of the arena");
+    assert!(fs::read(&path).unwrap().iter().all(|&byte| byte == 9), "a write was lost");
 }

@@ -79,7 +79,13 @@ impl BlockSender {
     }
 
     /// The next piece to be sent.
-    pub(crate) fn next_item(&mut self, cp: CpId, list: &CpList, apply: &Apply, piece_sectors: u32) -> Option<Item> {
+    pub(crate) fn next_item(
+        &mut self,
+        cp: CpId,
+        list: &CpList,
+        apply: &Apply,
+        piece_sectors: u32,
+    ) -> Option<Item> {
         if self.sent >= self.credit {
             return None;
         }
@@ -120,7 +126,9 @@ impl BlockSender {
         while *next < list.len() {
             let index = *next;
             *next += 1;
-            let has_bytes = list.get(index).is_some_and(|record| matches!(record.kind, RecordKind::Reference(_)));
+            let has_bytes = list
+                .get(index)
+                .is_some_and(|record| matches!(record.kind, RecordKind::Reference(_)));
             if has_bytes {
                 return Some(index);
             }
@@ -139,7 +147,12 @@ mod tests {
     fn list() -> CpList {
         let mut list = CpList::new(64);
         list.push(&Record::volume(VolumeId::new(0)));
-        let run = |first, sectors, kind| Record { kind, first: Sector::new(first), sectors: Sectors::new(sectors), digest: 0 };
+        let run = |first, sectors, kind| Record {
+            kind,
+            first: Sector::new(first),
+            sectors: Sectors::new(sectors),
+            digest: 0,
+        };
         list.push(&run(6, 12, RecordKind::Reference(LogBlock::new(1))));
         list.push(&run(24, 8, RecordKind::Zeroes));
         list.push(&run(32, 8, RecordKind::Reference(LogBlock::new(9))));

@@ -11,18 +11,20 @@ use crate::persist::{JOBS_MAX, Persist};
 use crate::shard::{Command, CommandKind, NodeConfig, Reply, Shard, Stop};
 use crate::slots::Slots;
 use crate::snapshot::{
-    COPIED_RECEIVE, COPIED_STAGING, CpCounters, Fault, PeerState, Snapshot, Stage, StageTimes, VolumeCounters,
+    COPIED_RECEIVE, COPIED_STAGING, CpCounters, Fault, PeerState, Snapshot, Stage, StageTimes,
+    VolumeCounters,
 };
 use crate::superblock::SuperblockWriter;
 use crate::volumes::disk_op;
 use ibid_driver::{Arena, Class, Disk, DiskError, DiskOp, Port};
 use ibid_engine::link::Received;
-use ibid_engine::log::{LogGeometry, Mirror, Placed, PlaceRefused};
+use ibid_engine::log::{LogGeometry, Mirror, PlaceRefused, Placed};
 use ibid_engine::point::{Apply, CpList, ListReceiver, ListState, Prove};
 use ibid_units::{Epoch, Lsn, Nanos, PacketNumber, SECTOR_BYTES, Span};
 use ibid_wire::disk::{Batch, ENTRY_BYTES, Superblock};
 use ibid_wire::peer::{
-    CpOpen, Frame, FrameKind, Hello, HelloAnswer, HelloRefusal, REFUSED_MAX, RecordKind, Report, Section, SectionKind,
+    CpOpen, Frame, FrameKind, Hello, HelloAnswer, HelloRefusal, REFUSED_MAX, RecordKind, Report,
+    Section, SectionKind,
 };
 use std::sync::Arc;
 
@@ -101,7 +103,13 @@ struct Core<D> {
 
 impl<P: Port, D: Disk> Destination<P, D> {
     /// A destination over its drivers. `superblock` is what [`crate::start`] gave; the arena is as long as `layout` says.
-    pub fn new(node: NodeConfig, layout: Layout, arena: Arc<Arena>, superblock: Superblock, (port, disk): (P, D)) -> Self {
+    pub fn new(
+        node: NodeConfig,
+        layout: Layout,
+        arena: Arc<Arena>,
+        superblock: Superblock,
+        (port, disk): (P, D),
+    ) -> Self {
         let geometry = layout.log;
         let frame = FrameBuffer::new(port.datagram_bytes_max());
         // Batches are begun only while there is room for what others may need: see `take_batches`.
@@ -127,7 +135,13 @@ impl<P: Port, D: Disk> Destination<P, D> {
             frames_unreported: 0,
             unreported_since: Nanos::ZERO,
             report_due: false,
-            mirror: Mirror::new(geometry, node.pair, superblock.cp, superblock.last_lsn, node.volume_sectors()),
+            mirror: Mirror::new(
+                geometry,
+                node.pair,
+                superblock.cp,
+                superblock.last_lsn,
+                node.volume_sectors(),
+            ),
             persist: Persist::new(geometry, node.to_disk),
             lists: ListReceiver::new(geometry.segment_blocks),
             list: CpList::new(geometry.segment_blocks),
@@ -152,7 +166,8 @@ impl<P: Port, D: Disk> Destination<P, D> {
 impl<P: Port, D: Disk> Shard for Destination<P, D> {
     fn turn(&mut self, now: Nanos) -> bool {
         let Self { port, core } = self;
-        let mut busy = port.receive(RECEIVE_FRAMES, &mut |datagram| core.frame_came(now, datagram)) > 0;
+        let mut busy =
+            port.receive(RECEIVE_FRAMES, &mut |datagram| core.frame_came(now, datagram)) > 0;
         busy |= core.poll_disks(now);
         busy |= core.take_batches(now);
         busy |= core.point_turn(now);
@@ -251,7 +266,8 @@ impl<D: Disk> Core<D> {
         if same.is_some() {
             answer.durable = self.mirror.durable();
         }
-        self.answering = Some((SourceNode { session, instance: hello.instance, hello: number }, answer));
+        self.answering =
+            Some((SourceNode { session, instance: hello.instance, hello: number }, answer));
         true
     }
 
@@ -268,7 +284,9 @@ impl<D: Disk> Core<D> {
         if (hello.segments, hello.segment_blocks) != (mine.segments, mine.segment_blocks) {
             return Some(HelloRefusal::Geometry);
         }
-        if hello.volume_count != mine.volume_count || hello.volumes[..count] != mine.volumes[..count] {
+        if hello.volume_count != mine.volume_count
+            || hello.volumes[..count] != mine.volumes[..count]
+        {
             return Some(HelloRefusal::Volumes);
         }
         if self.fault.is_some() {
@@ -277,7 +295,8 @@ impl<D: Disk> Core<D> {
         let same = self.source.is_some_and(|source| source.instance == hello.instance);
         let level = hello.cp == mine.cp && hello.chain == mine.chain;
         // A source that lives on may not have recorded yet the CP that is durable here: it still has that CP's segment.
-        let one_ahead = hello.cp.next() == mine.cp && (same || self.source.is_none()) && epoch == mine.epoch;
+        let one_ahead =
+            hello.cp.next() == mine.cp && (same || self.source.is_none()) && epoch == mine.epoch;
         (!level && !one_ahead).then_some(HelloRefusal::History)
     }
 
@@ -331,7 +350,10 @@ impl<D: Disk> Core<D> {
     fn sourced_came(&mut self, now: Nanos, frame: &Frame<'_>) -> bool {
         let header = frame.header;
         let Some(source) = self.source else { return false };
-        if header.session != source.session.id || header.epoch != source.session.epoch || self.answering.is_some() {
+        if header.session != source.session.id
+            || header.epoch != source.session.epoch
+            || self.answering.is_some()
+        {
             return false;
         }
         self.heard = now;
@@ -420,7 +442,11 @@ impl<D: Disk> Core<D> {
         }
         let sector = SECTOR_BYTES as u32;
         let length = body.len() as u32;
-        if self.apply.cp() != cp || !length.is_multiple_of(sector) || length > 8 * sector || section.extra >= 8 {
+        if self.apply.cp() != cp
+            || !length.is_multiple_of(sector)
+            || length > 8 * sector
+            || section.extra >= 8
+        {
             return false;
         }
         let (first, count) = (section.extra as u8, (length / sector) as u8);
@@ -430,14 +456,17 @@ impl<D: Disk> Core<D> {
         if self.staging_slots.is_full() {
             return false;
         }
-        let Some(want) = self.apply.block_came(&self.list, section.place, first, count) else { return false };
+        let Some(want) = self.apply.block_came(&self.list, section.place, first, count) else {
+            return false;
+        };
         let page = self.staging_slots.take(()).expect("there was a free one");
         self.staged += 1;
         let span = Span::new(self.staging.at + u64::from(page) * 4096, length);
         self.arena.copy_in(span.at, body);
         self.copied[COPIED_STAGING] += u64::from(length);
         let file = crate::disks::volume_file(want.volume);
-        self.disks.submit(DiskOp::Write { file, at: want.first.bytes(), span }, Work::Block { page });
+        self.disks
+            .submit(DiskOp::Write { file, at: want.first.bytes(), span }, Work::Block { page });
         self.cp_sum.blocks += 1;
         true
     }
@@ -462,7 +491,10 @@ impl<D: Disk> Core<D> {
         if let Err(DiskError(code)) = result {
             self.report_due = true;
             match work {
-                Work::LogWrite { .. } | Work::LogFlush | Work::Superblock | Work::SuperblockFlush => {
+                Work::LogWrite { .. }
+                | Work::LogFlush
+                | Work::Superblock
+                | Work::SuperblockFlush => {
                     self.persist.fail();
                     self.fault.get_or_insert(Fault::Log(code));
                 }
@@ -640,9 +672,15 @@ impl<D: Disk> Core<D> {
 
     fn report(&self, now: Nanos) -> Report {
         let durable = self.superblock.durable;
-        let mut report = Report::new(self.mirror.durable(), self.mirror.segment_limit(), durable.cp, durable.chain);
+        let mut report = Report::new(
+            self.mirror.durable(),
+            self.mirror.segment_limit(),
+            durable.cp,
+            durable.chain,
+        );
         report.failed = self.fault.is_some();
-        let delay = if self.frames_unreported > 0 { now.since(self.unreported_since) } else { Nanos::ZERO };
+        let delay =
+            if self.frames_unreported > 0 { now.since(self.unreported_since) } else { Nanos::ZERO };
         report.delay_micros = (delay.get() / 1000).min(u64::from(u32::MAX)) as u32;
         self.received.report(&mut report);
         if let Some(open) = self.lists.open()

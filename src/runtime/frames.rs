@@ -1,7 +1,10 @@
 //! Puts frames together: a head in a buffer of ours, payload as spans of the arena.
 
 use ibid_units::{Epoch, PacketNumber, SECTOR_BYTES, Span};
-use ibid_wire::peer::{FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX, Section, SectionKind};
+use ibid_wire::peer::{
+    FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX, Section,
+    SectionKind,
+};
 
 /// Bytes of the largest head: a frame of 9000 bytes that is all body of ours.
 const HEAD_BYTES_MAX: usize = 9216;
@@ -26,7 +29,8 @@ pub(crate) struct FrameBuffer {
     bytes_max: usize,
 }
 
-const NO_SECTION: Section = Section { kind: SectionKind::Ping, length: 0, crc: 0, segment: 0, place: 0, extra: 0 };
+const NO_SECTION: Section =
+    Section { kind: SectionKind::Ping, length: 0, crc: 0, segment: 0, place: 0, extra: 0 };
 
 impl FrameBuffer {
     /// For datagrams of at most `bytes_max`.
@@ -87,7 +91,13 @@ impl FrameBuffer {
     }
 
     /// Makes the frame one section with a body of ours.
-    pub(crate) fn set_body(&mut self, kind: SectionKind, segment: u32, place: u32, body: impl FnOnce(&mut [u8]) -> usize) {
+    pub(crate) fn set_body(
+        &mut self,
+        kind: SectionKind,
+        segment: u32,
+        place: u32,
+        body: impl FnOnce(&mut [u8]) -> usize,
+    ) {
         assert!(self.is_empty(), "a frame has one body of ours");
         let start = HEADER_BYTES + SECTION_BYTES;
         let length = body(&mut self.head[start..]);
@@ -100,8 +110,14 @@ impl FrameBuffer {
     }
 
     /// Seals the frame: its head, its spans.
-    pub(crate) fn seal(&mut self, kind: FrameKind, session: Session, number: PacketNumber) -> (&[u8], &[Span]) {
-        let header = FrameHeader { kind, shard: 0, session: session.id, epoch: session.epoch, number };
+    pub(crate) fn seal(
+        &mut self,
+        kind: FrameKind,
+        session: Session,
+        number: PacketNumber,
+    ) -> (&[u8], &[Span]) {
+        let header =
+            FrameHeader { kind, shard: 0, session: session.id, epoch: session.epoch, number };
         let mut emitter = FrameEmitter::new(&mut self.head, &header);
         for section in &self.sections[..self.section_count] {
             emitter.section(section);

@@ -49,7 +49,11 @@ impl Span64 {
 impl Layout {
     /// Lays the regions out one behind the other.
     pub fn new(config: LayoutConfig) -> Layout {
-        let log = LogGeometry { segments: config.segments, segment_blocks: config.segment_blocks, arena_at: 0 };
+        let log = LogGeometry {
+            segments: config.segments,
+            segment_blocks: config.segment_blocks,
+            arena_at: 0,
+        };
         let reads = Span64 { at: log.bytes(), blocks: config.read_blocks };
         let staging = Span64 { at: reads.end(), blocks: config.staging_blocks };
         let zeroes = Span::new(staging.end(), 1 << 20);

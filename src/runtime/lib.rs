@@ -19,7 +19,11 @@ mod volumes;
 
 pub use destination::Destination;
 pub use layout::{Layout, LayoutConfig};
-pub use shard::{COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig};
-pub use snapshot::{CpCounters, Fault, PeerState, Snapshot, STAGES, Stage, StageTimes, VolumeCounters};
+pub use shard::{
+    COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig,
+};
+pub use snapshot::{
+    CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, VolumeCounters,
+};
 pub use source::{Source, SourceConfig};
 pub use superblock::{StartRefused, start};

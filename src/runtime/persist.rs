@@ -36,7 +36,14 @@ pub(crate) struct Persist {
 
 impl Persist {
     pub(crate) fn new(geometry: LogGeometry, to_disk: bool) -> Self {
-        Self { geometry, to_disk, jobs: VecDeque::with_capacity(JOBS_MAX), first: 0, flushing: None, failed: false }
+        Self {
+            geometry,
+            to_disk,
+            jobs: VecDeque::with_capacity(JOBS_MAX),
+            first: 0,
+            flushing: None,
+            failed: false,
+        }
     }
 
     /// True where another batch may be begun.
@@ -65,7 +72,10 @@ impl Persist {
             let mut write = |first: LogBlock, count: u32| {
                 let span = self.geometry.span(segment, first, count);
                 let at = self.geometry.device_at(segment, first);
-                disks.submit(DiskOp::Write { file: LOG_FILE, at, span }, Work::LogWrite { job: number });
+                disks.submit(
+                    DiskOp::Write { file: LOG_FILE, at, span },
+                    Work::LogWrite { job: number },
+                );
                 writes += 1;
             };
             if with_header {
@@ -79,7 +89,9 @@ impl Persist {
                 let (page, pages) = (entry.page.get(), u32::from(entry.pages));
                 match &mut run {
                     // One write of at most 1 MiB: neighbours join while they fit.
-                    Some((first, count)) if *first + *count == page && *count + pages <= 256 => *count += pages,
+                    Some((first, count)) if *first + *count == page && *count + pages <= 256 => {
+                        *count += pages
+                    }
                     _ => {
                         if let Some((first, count)) = run.replace((page, pages)) {
                             write(LogBlock::new(first), count);
@@ -106,7 +118,12 @@ impl Persist {
     }
 
     /// Starts the next flush if one is due; with `durability = "memory"` finds what counts at once.
-    pub(crate) fn turn<D: Disk>(&mut self, now: Nanos, disks: &mut Disks<D>, done: impl FnMut(Lsn, Nanos)) {
+    pub(crate) fn turn<D: Disk>(
+        &mut self,
+        now: Nanos,
+        disks: &mut Disks<D>,
+        done: impl FnMut(Lsn, Nanos),
+    ) {
         if self.failed || self.flushing.is_some() {
             return;
         }

@@ -14,7 +14,12 @@ pub(crate) struct RunPool {
 
 impl RunPool {
     pub(crate) fn new(region: Span64) -> Self {
-        Self { region, taken: vec![0; region.blocks.div_ceil(64) as usize], next: 0, free: region.blocks }
+        Self {
+            region,
+            taken: vec![0; region.blocks.div_ceil(64) as usize],
+            next: 0,
+            free: region.blocks,
+        }
     }
 
     fn is_taken(&self, block: u32) -> bool {
@@ -48,7 +53,10 @@ impl RunPool {
                     self.set(first, count, true);
                     self.free -= count;
                     self.next = (first + count) % self.region.blocks;
-                    return Some(Span::new(self.region.at + u64::from(first) * BLOCK_BYTES, count * BLOCK_BYTES as u32));
+                    return Some(Span::new(
+                        self.region.at + u64::from(first) * BLOCK_BYTES,
+                        count * BLOCK_BYTES as u32,
+                    ));
                 }
             }
         }
@@ -59,7 +67,10 @@ impl RunPool {
     pub(crate) fn give(&mut self, run: Span) {
         let first = ((run.at - self.region.at) / BLOCK_BYTES) as u32;
         let count = run.len / BLOCK_BYTES as u32;
-        assert!((first..first + count).all(|block| self.is_taken(block)), "a run is given back once");
+        assert!(
+            (first..first + count).all(|block| self.is_taken(block)),
+            "a run is given back once"
+        );
         self.set(first, count, false);
         self.free += count;
     }

@@ -52,7 +52,13 @@ impl NodeConfig {
             .iter()
             .map(|volume| VolumeIdentity { uuid: volume.uuid, sectors: volume.sectors })
             .collect();
-        crate::superblock::blank(self.pair, self.segments, self.segment_blocks, role == Role::Source, &identities)
+        crate::superblock::blank(
+            self.pair,
+            self.segments,
+            self.segment_blocks,
+            role == Role::Source,
+            &identities,
+        )
     }
 
     pub(crate) fn volume_sectors(&self) -> Vec<u64> {
@@ -138,7 +144,12 @@ pub trait Shard {
     fn wait(&mut self, span: Nanos);
 
     /// Turns until it has stopped. Polls commands every turn.
-    fn run(&mut self, clock: &mut impl Clock, mode: IdleMode, commands: &Arc<ArrayQueue<Command>>) -> Stop
+    fn run(
+        &mut self,
+        clock: &mut impl Clock,
+        mode: IdleMode,
+        commands: &Arc<ArrayQueue<Command>>,
+    ) -> Stop
     where
         Self: Sized,
     {

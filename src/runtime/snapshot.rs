@@ -45,7 +45,8 @@ pub struct StageTimes {
 impl StageTimes {
     /// Empty distributions; all their memory is taken here.
     pub fn new() -> Self {
-        let make = |_| Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("fixed bounds are right");
+        let make =
+            |_| Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("fixed bounds are right");
         Self { histograms: (0..STAGES.len()).map(make).collect() }
     }
     /// Notes one passage.
@@ -206,7 +207,8 @@ pub(crate) const COPIED_GATHER: usize = 3;
 
 impl Snapshot {
     /// Names of the places in [`Snapshot::copied`].
-    pub const COPIED: [&str; 4] = ["frame to log", "frame to staging", "late entry", "gathered read"];
+    pub const COPIED: [&str; 4] =
+        ["frame to log", "frame to staging", "late entry", "gathered read"];
 
     /// An empty one with all the memory it will need.
     pub fn with_room() -> Self {

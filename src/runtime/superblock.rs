@@ -3,7 +3,9 @@
 use crate::disks::{Disks, LOG_FILE, Work};
 use ibid_driver::{Arena, Disk, DiskFile, DiskOp};
 use ibid_units::{CpId, Epoch, Lsn, Span};
-use ibid_wire::disk::{DiskFormatError, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, VOLUMES_MAX, VolumeIdentity};
+use ibid_wire::disk::{
+    DiskFormatError, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, VOLUMES_MAX, VolumeIdentity,
+};
 use std::io;
 
 /// Why a log device can't be used.
@@ -13,13 +15,17 @@ pub enum StartRefused {
     #[error("the log device: {0}")]
     Io(#[from] io::Error),
     /// Both superblocks are damaged, or something else lies there.
-    #[error("the log device holds no superblock of ibid ({0}) and is not blank; wipe its first 128 KiB if it may be overwritten")]
+    #[error(
+        "the log device holds no superblock of ibid ({0}) and is not blank; wipe its first 128 KiB if it may be overwritten"
+    )]
     Foreign(DiskFormatError),
     /// Another pair's.
     #[error("the log device belongs to another pair")]
     Pair,
     /// Another geometry.
-    #[error("the log device was made for {0} segments of {1} blocks: log.segments and log.segment_size must stay as they were")]
+    #[error(
+        "the log device was made for {0} segments of {1} blocks: log.segments and log.segment_size must stay as they were"
+    )]
     Geometry(u32, u32),
     /// Other volumes.
     #[error("the log device was made for other volumes (uuid, size or order differ)")]
@@ -28,7 +34,9 @@ pub enum StartRefused {
     #[error("the log device was a {0}'s")]
     Role(&'static str),
     /// Entries are in the log that are not in the volumes.
-    #[error("the node was not stopped in good order: its log holds entries after consistency point {0} that are not in its volumes, and this version can't replay them")]
+    #[error(
+        "the node was not stopped in good order: its log holds entries after consistency point {0} that are not in its volumes, and this version can't replay them"
+    )]
     Unclean(CpId),
 }
 
@@ -40,7 +48,9 @@ pub fn start(device: &DiskFile, expected: &Superblock) -> Result<Superblock, Sta
         let mut bytes = vec![0; SUPERBLOCK_BYTES];
         device.read_at(at, &mut bytes)?;
         match Superblock::parse(&bytes) {
-            Ok(found) if newest.is_none_or(|other| found.sequence > other.sequence) => newest = Some(found),
+            Ok(found) if newest.is_none_or(|other| found.sequence > other.sequence) => {
+                newest = Some(found)
+            }
             Ok(_) => {}
             Err(_) if bytes.iter().all(|byte| *byte == 0) => {}
             Err(error) => damaged = Some(error),
@@ -81,7 +91,13 @@ fn check(found: &Superblock, expected: &Superblock) -> Result<(), StartRefused> 
 }
 
 /// A superblock for a blank device.
-pub(crate) fn blank(pair: [u8; 16], segments: u32, segment_blocks: u32, source: bool, identities: &[VolumeIdentity]) -> Superblock {
+pub(crate) fn blank(
+    pair: [u8; 16],
+    segments: u32,
+    segment_blocks: u32,
+    source: bool,
+    identities: &[VolumeIdentity],
+) -> Superblock {
     let mut volumes = [VolumeIdentity::default(); VOLUMES_MAX];
     volumes[..identities.len()].copy_from_slice(identities);
     Superblock {
@@ -127,14 +143,22 @@ impl SuperblockWriter {
     }
 
     /// Begins to write the durable superblock with a change.
-    pub(crate) fn begin<D: Disk>(&mut self, arena: &Arena, disks: &mut Disks<D>, change: impl FnOnce(&mut Superblock)) {
+    pub(crate) fn begin<D: Disk>(
+        &mut self,
+        arena: &Arena,
+        disks: &mut Disks<D>,
+        change: impl FnOnce(&mut Superblock),
+    ) {
         assert!(self.is_idle(), "one superblock is written at a time");
         self.next = self.durable;
         self.next.sequence += 1;
         change(&mut self.next);
         arena.with_mut(self.span, |bytes| self.next.emit(bytes));
         self.stage = Stage::Writing;
-        disks.submit(DiskOp::Write { file: LOG_FILE, at: self.next.device_at(), span: self.span }, Work::Superblock);
+        disks.submit(
+            DiskOp::Write { file: LOG_FILE, at: self.next.device_at(), span: self.span },
+            Work::Superblock,
+        );
     }
 
     /// The write is complete: now the flush.

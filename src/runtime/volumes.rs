@@ -18,9 +18,11 @@ pub(crate) fn disk_op(geometry: &LogGeometry, segment: CpId, op: ApplyOp) -> Dis
         ApplyOp::Zero { volume, first, sectors } => {
             DiskOp::Zero { file: volume_file(volume), at: first.bytes(), len: sectors.bytes() }
         }
-        ApplyOp::Deallocate { volume, first, sectors } => {
-            DiskOp::Deallocate { file: volume_file(volume), at: first.bytes(), len: sectors.bytes() }
-        }
+        ApplyOp::Deallocate { volume, first, sectors } => DiskOp::Deallocate {
+            file: volume_file(volume),
+            at: first.bytes(),
+            len: sectors.bytes(),
+        },
         ApplyOp::Flush { volume } => DiskOp::Flush { file: volume_file(volume) },
     }
 }

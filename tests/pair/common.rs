@@ -17,17 +17,12 @@ pub(crate) const WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed has cleaned up in its drops.
-    ALONE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A folder on a real file system: /tmp is often memory, which O_DIRECT means nothing to.
 pub(crate) fn folder() -> TempDir {
-    tempfile::Builder::new()
-        .prefix("ibid-test-")
-        .tempdir_in("/var/tmp")
-        .unwrap()
+    tempfile::Builder::new().prefix("ibid-test-").tempdir_in("/var/tmp").unwrap()
 }
 
 pub(crate) fn is_root() -> bool {
@@ -41,11 +36,7 @@ pub(crate) fn until<T>(what: &str, mut it: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = it() {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "not within {} s: {what}",
-            WAIT.as_secs()
-        );
+        assert!(Instant::now() < deadline, "not within {} s: {what}", WAIT.as_secs());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -68,11 +59,7 @@ pub(crate) fn assert_files_equal(left: &Path, right: &Path) {
             file.read_exact(&mut piece[..count]).unwrap();
         }
         if let Some(place) = (0..count).find(|place| pieces[0][*place] != pieces[1][*place]) {
-            panic!(
-                "{} and its mirror differ at byte {}",
-                left.display(),
-                at + place as u64
-            );
+            panic!("{} and its mirror differ at byte {}", left.display(), at + place as u64);
         }
         at += count as u64;
     }

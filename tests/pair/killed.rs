@@ -18,10 +18,7 @@ struct Pages {
 
 impl Pages {
     fn new() -> Pages {
-        Pages {
-            pool: None,
-            alone: mapped().1 == 0,
-        }
+        Pages { pool: None, alone: mapped().1 == 0 }
     }
 
     fn check(&mut self) {
@@ -35,10 +32,9 @@ impl Pages {
         });
         self.alone &= mapped().1 == 0;
         match self.pool.replace(pool) {
-            Some(before) if self.alone => assert!(
-                pool <= before,
-                "the pool grew from {before} to {pool} pages"
-            ),
+            Some(before) if self.alone => {
+                assert!(pool <= before, "the pool grew from {before} to {pool} pages")
+            }
             Some(_) => println!("SKIPPED: comparing the pool of huge pages: other programs use it"),
             None => {}
         }
@@ -55,10 +51,8 @@ fn mapped() -> (u64, u64) {
         };
         // A process that has ended since has none.
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("HugetlbPages:"))
-            .unwrap_or("0 kB");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("HugetlbPages:")).unwrap_or("0 kB");
         let pages = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 2048;
         all += pages;
         if pages > 0 && !is_below(pid, std::process::id()) {
@@ -69,9 +63,7 @@ fn mapped() -> (u64, u64) {
 }
 
 fn is_below(pid: u32, ancestor: u32) -> bool {
-    children(ancestor)
-        .iter()
-        .any(|child| *child == pid || is_below(pid, *child))
+    children(ancestor).iter().any(|child| *child == pid || is_below(pid, *child))
 }
 
 fn digest(path: &Path) -> [u8; 32] {
@@ -109,10 +101,7 @@ fn a_demonstration_that_was_killed_leaves_nothing_that_stops_the_next() {
             assert!(demo_spaces().contains(&mine));
             assert!(!demo_spaces().iter().any(dead), "{:?}", demo_spaces());
         }
-        assert_eq!(
-            demo.stop("TERM"),
-            (Some(0), vec!["mirror identical: yes".to_owned()])
-        );
+        assert_eq!(demo.stop("TERM"), (Some(0), vec!["mirror identical: yes".to_owned()]));
     }
 }
 
@@ -182,22 +171,13 @@ fn a_source_that_was_killed_refuses_its_log_and_changes_nothing_and_with_fresh_f
         load.wait_for(500);
         source.kill();
         drop(load.finish());
-        let files = [
-            pair.configs[SOURCE].log.device.clone(),
-            pair.volume(SOURCE).to_owned(),
-        ];
+        let files = [pair.configs[SOURCE].log.device.clone(), pair.volume(SOURCE).to_owned()];
         let before = files.each_ref().map(|path| digest(path));
         let mut source = pair.start(SOURCE);
         assert_eq!(source.ended().code(), Some(1));
         let said = source.said();
-        assert!(
-            said.contains("the node was not stopped in good order"),
-            "{said}"
-        );
-        assert!(
-            said.contains(pair.configs[SOURCE].log.device.to_str().unwrap()),
-            "{said}"
-        );
+        assert!(said.contains("the node was not stopped in good order"), "{said}");
+        assert!(said.contains(pair.configs[SOURCE].log.device.to_str().unwrap()), "{said}");
         assert!(
             files.each_ref().map(|path| digest(path)) == before,
             "a refused start changed something"

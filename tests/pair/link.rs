@@ -44,13 +44,8 @@ impl Veth {
         };
         let Veth { space, near, far } = &veth;
         ip(&format!("netns add {space}"));
-        ip(&format!(
-            "link add {near} type veth peer name {far} netns {space}"
-        ));
-        for place in [
-            format!("link set {near}"),
-            format!("-n {space} link set {far}"),
-        ] {
+        ip(&format!("link add {near} type veth peer name {far} netns {space}"));
+        for place in [format!("link set {near}"), format!("-n {space} link set {far}")] {
             ip(&format!("{place} addrgenmode none"));
             ip(&format!("{place} mtu 9000 up"));
         }
@@ -67,15 +62,8 @@ impl Drop for Veth {
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Network namespaces of demonstrations.
@@ -83,10 +71,6 @@ pub(crate) fn demo_spaces() -> Vec<String> {
     let Ok(spaces) = std::fs::read_dir("/run/netns") else {
         return Vec::new();
     };
-    let names = spaces
-        .flatten()
-        .filter_map(|space| space.file_name().into_string().ok());
-    names
-        .filter(|name| name.starts_with("ibid-demo-"))
-        .collect()
+    let names = spaces.flatten().filter_map(|space| space.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("ibid-demo-")).collect()
 }

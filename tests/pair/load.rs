@@ -32,11 +32,7 @@ impl Model {
     /// A volume of zeroes.
     pub(crate) fn new(volume_bytes: u64, cell_bytes: usize) -> Model {
         let cells = volume_bytes / cell_bytes as u64;
-        Model {
-            cell_bytes,
-            cells: vec![Cell::default(); cells as usize],
-            random: 1,
-        }
+        Model { cell_bytes, cells: vec![Cell::default(); cells as usize], random: 1 }
     }
 
     /// A cell that nothing is on its way to.
@@ -68,10 +64,7 @@ impl Model {
                 known.written
             );
             fill(cell, version, &mut expected);
-            assert!(
-                found == expected,
-                "{place}: cell {cell} holds write {version} in part"
-            );
+            assert!(found == expected, "{place}: cell {cell} holds write {version} in part");
         }
     }
 
@@ -83,9 +76,7 @@ impl Model {
         for first in (0..self.cells.len()).step_by(step) {
             let cells = step.min(self.cells.len() - first);
             let bytes = &mut bytes[..cells * self.cell_bytes];
-            initiator
-                .read((first * self.cell_bytes / lba) as u64, bytes)
-                .unwrap();
+            initiator.read((first * self.cell_bytes / lba) as u64, bytes).unwrap();
             self.check(first, bytes, "target");
         }
     }
@@ -98,8 +89,7 @@ impl Model {
         for first in (0..self.cells.len()).step_by(step) {
             let cells = step.min(self.cells.len() - first);
             let bytes = &mut bytes[..cells * self.cell_bytes];
-            file.read_exact_at(bytes, (first * self.cell_bytes) as u64)
-                .unwrap();
+            file.read_exact_at(bytes, (first * self.cell_bytes) as u64).unwrap();
             self.check(first, bytes, &path.display().to_string());
         }
     }
@@ -158,33 +148,20 @@ pub(crate) fn write(
             model.cells[cell].written += 1;
             fill(cell, model.cells[cell].written, &mut buffer);
             let slba = (cell * model.cell_bytes / lba) as u64;
-            initiator
-                .submit_write(queue, cell as u64, slba, blocks, false, buffer)
-                .unwrap();
+            initiator.submit_write(queue, cell as u64, slba, blocks, false, buffer).unwrap();
         }
         if spare.len() == depth {
             return Ok(());
         }
-        initiator.wait(Duration::from_millis(50), &mut |completion| {
-            done.push(completion)
-        })?;
+        initiator.wait(Duration::from_millis(50), &mut |completion| done.push(completion))?;
         if !done.is_empty() {
             silent_since = Instant::now();
         } else if silent_since.elapsed() > SILENCE_MAX {
             return Err(ClientError::Timeout("write"));
         }
-        for Completion {
-            token,
-            status,
-            buffer,
-            ..
-        } in done.drain(..)
-        {
+        for Completion { token, status, buffer, .. } in done.drain(..) {
             if !status.is_success() {
-                return Err(ClientError::Failed {
-                    doing: "write",
-                    status,
-                });
+                return Err(ClientError::Failed { doing: "write", status });
             }
             let cell = &mut model.cells[token as usize];
             cell.acknowledged = cell.written;
@@ -196,10 +173,7 @@ pub(crate) fn write(
 
 /// Writes `count` random cells.
 pub(crate) fn write_count(initiator: &mut Initiator, model: &mut Model, depth: usize, count: u64) {
-    write(initiator, model, depth, &mut |acknowledged| {
-        acknowledged >= count
-    })
-    .unwrap();
+    write(initiator, model, depth, &mut |acknowledged| acknowledged >= count).unwrap();
 }
 
 /// A client that writes in a thread of its own until it is told to stop, or its target goes away.
@@ -216,23 +190,14 @@ impl Load {
         let mut initiator = Initiator::connect(addr, nqn, &options(2, depth, false)).unwrap();
         let (stop_it, count) = (stop.clone(), acknowledged.clone());
         let thread = std::thread::spawn(move || {
-            let result = write(
-                &mut initiator,
-                &mut model,
-                depth.into(),
-                &mut |acknowledged| {
-                    count.store(acknowledged, Ordering::Relaxed);
-                    stop_it.load(Ordering::Relaxed)
-                },
-            );
+            let result = write(&mut initiator, &mut model, depth.into(), &mut |acknowledged| {
+                count.store(acknowledged, Ordering::Relaxed);
+                stop_it.load(Ordering::Relaxed)
+            });
             let left = result.and_then(|()| initiator.disconnect());
             (model, left)
         });
-        Load {
-            stop,
-            acknowledged,
-            thread,
-        }
+        Load { stop, acknowledged, thread }
     }
 
     /// Writes acknowledged so far.

@@ -30,10 +30,9 @@ pub(crate) fn status(control: &Path) -> Option<Status> {
 
 /// Waits until a node says it is in `state`.
 pub(crate) fn wait_for_state(control: &Path, state: PairState) -> Status {
-    until(
-        &format!("{} is {}", control.display(), state.word()),
-        || status(control).filter(|status| status.promise.state == state),
-    )
+    until(&format!("{} is {}", control.display(), state.word()), || {
+        status(control).filter(|status| status.promise.state == state)
+    })
 }
 
 /// A source and a destination, run by hand. Both can be stopped, killed and started at will.
@@ -52,11 +51,7 @@ impl Pair {
         let veth = (link == Link::AfPacket).then(Veth::new);
         let configs =
             [Role::Source, Role::Destination].map(|role| config(folder, role, veth.as_ref()));
-        let pair = Pair {
-            folder: folder.to_owned(),
-            veth,
-            configs,
-        };
+        let pair = Pair { folder: folder.to_owned(), veth, configs };
         pair.fresh();
         pair
     }
@@ -87,11 +82,7 @@ impl Pair {
             Some(_) | None => process::ibid(),
         };
         command.arg("run").arg("--config").arg(file);
-        Process::start(
-            command,
-            &self.folder.join(["source.log", "destination.log"][which]),
-            None,
-        )
+        Process::start(command, &self.folder.join(["source.log", "destination.log"][which]), None)
     }
 
     /// Starts both and waits until they are in sync.
@@ -170,19 +161,11 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
         link: LinkConfig {
             device: match veth {
                 Some(veth) => LinkDevice::AfPacket {
-                    interface: if source {
-                        veth.near.clone()
-                    } else {
-                        veth.far.clone()
-                    },
+                    interface: if source { veth.near.clone() } else { veth.far.clone() },
                 },
                 None => LinkDevice::Memif {
                     socket: folder.join("memif.sock"),
-                    role: if source {
-                        MemifRole::Client
-                    } else {
-                        MemifRole::Server
-                    },
+                    role: if source { MemifRole::Client } else { MemifRole::Server },
                 },
             },
             local: ends[usize::from(!source)],
@@ -242,26 +225,15 @@ impl Demo {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             use std::io::BufRead as _;
-            for line in std::io::BufReader::new(output)
-                .lines()
-                .map_while(Result::ok)
-            {
+            for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
                     return;
                 }
             }
         });
-        let line = lines
-            .recv_timeout(WAIT)
-            .expect("the demonstration says that it is ready");
+        let line = lines.recv_timeout(WAIT).expect("the demonstration says that it is ready");
         let (addr, nqn) = parse_ready(&line);
-        Demo {
-            process,
-            folder: folder.to_owned(),
-            lines,
-            addr,
-            nqn,
-        }
+        Demo { process, folder: folder.to_owned(), lines, addr, nqn }
     }
 
     pub(crate) fn control(&self, name: &str) -> PathBuf {
@@ -284,14 +256,10 @@ impl Demo {
 /// Takes the stable line apart, and insists on every part of it.
 fn parse_ready(line: &str) -> (SocketAddr, String) {
     let words: Vec<&str> = line.split(' ').collect();
-    let [ready, nqn, traddr, trsvcid, nsid] = words[..] else {
-        panic!("{line}")
-    };
+    let [ready, nqn, traddr, trsvcid, nsid] = words[..] else { panic!("{line}") };
     assert_eq!((ready, nsid), ("ready", "nsid=1"), "{line}");
     let value = |word: &str, key: &str| {
-        word.strip_prefix(key)
-            .unwrap_or_else(|| panic!("{line}"))
-            .to_owned()
+        word.strip_prefix(key).unwrap_or_else(|| panic!("{line}")).to_owned()
     };
     let addr = SocketAddr::new(
         value(traddr, "traddr=").parse().unwrap(),

@@ -12,11 +12,7 @@ pub(crate) fn ibid() -> Command {
 
 /// Runs `ibid` to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
-    ibid()
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    ibid().args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
 /// Runs `ibid` expecting it to fail; gives what it said.
@@ -40,16 +36,8 @@ impl Process {
     pub(crate) fn start(mut command: Command, log: &Path, stdout: Option<Stdio>) -> Process {
         let output = File::options().create(true).append(true).open(log).unwrap();
         let stdout = stdout.unwrap_or_else(|| output.try_clone().unwrap().into());
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(output)
-            .spawn()
-            .unwrap();
-        Process {
-            child,
-            log: log.to_owned(),
-        }
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(output).spawn().unwrap();
+        Process { child, log: log.to_owned() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -71,9 +59,7 @@ impl Process {
 
     /// Waits for its end.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        until(&format!("process {} ends", self.pid()), || {
-            self.child.try_wait().unwrap()
-        })
+        until(&format!("process {} ends", self.pid()), || self.child.try_wait().unwrap())
     }
 
     /// kill -9.
@@ -99,10 +85,7 @@ impl Drop for Process {
 
 /// Sends a signal by name.
 pub(crate) fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh")
-        .args(["-c", &format!("kill -{name} {pid}")])
-        .status()
-        .unwrap();
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
     assert!(status.success(), "kill -{name} {pid}");
 }
 
@@ -122,8 +105,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|other| stat(*other).is_some_and(|fields| fields[1] == pid.to_string()))
-        .collect()
+    pids.filter(|other| stat(*other).is_some_and(|fields| fields[1] == pid.to_string())).collect()
 }
 
 /// CPU time of a process so far, in ticks of 10 ms, user and system.

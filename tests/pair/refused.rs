@@ -24,11 +24,7 @@ fn a_configuration_is_refused_with_file_key_value_and_what_is_allowed() {
             &["node.role", "primary", "\"source\" or \"destination\""],
         ),
         ("lba = 4096", "lba = 1024", &["lba", "1024", "512 or 4096"]),
-        (
-            "segments = 4",
-            "segments = 2",
-            &["log.segments", "2", "from 3 to 64"],
-        ),
+        ("segments = 4", "segments = 2", &["log.segments", "2", "from 3 to 64"]),
         ("mtu = 9000", "mtu = 9000\nspeed = 3", &["link.speed"]),
         (
             "listen = \"127.0.0.1:0\"",
@@ -49,15 +45,11 @@ fn a_configuration_is_refused_with_file_key_value_and_what_is_allowed() {
     // Both mistakes at once.
     std::fs::write(
         file,
-        good.replacen("lba = 4096", "lba = 1024", 1)
-            .replacen("segments = 4", "segments = 2", 1),
+        good.replacen("lba = 4096", "lba = 1024", 1).replacen("segments = 4", "segments = 2", 1),
     )
     .unwrap();
     let said = refused(&["run", "--config", file]);
-    assert!(
-        said.contains("lba") && said.contains("log.segments"),
-        "{said}"
-    );
+    assert!(said.contains("lba") && said.contains("log.segments"), "{said}");
     let said = refused(&["run", "--config", "/nonexistent/node.toml"]);
     assert_eq!(
         said,
@@ -73,23 +65,11 @@ fn a_node_that_is_not_there_is_said_once_and_plainly() {
         let said = refused(&[command, "--control", socket.to_str().unwrap()]);
         assert!(said.contains(socket.to_str().unwrap()), "{said}");
         assert!(said.contains("is `ibid run` active"), "{said}");
-        assert_eq!(
-            said.matches("No such file or directory").count(),
-            1,
-            "{said}"
-        );
+        assert_eq!(said.matches("No such file or directory").count(), 1, "{said}");
     }
-    let said = refused(&[
-        "bench",
-        "--connect",
-        "127.0.0.1:9",
-        "--nqn",
-        "nqn.2026-01.org.example:none",
-    ]);
-    assert!(
-        said.contains("127.0.0.1:9") && said.contains("refused"),
-        "{said}"
-    );
+    let said =
+        refused(&["bench", "--connect", "127.0.0.1:9", "--nqn", "nqn.2026-01.org.example:none"]);
+    assert!(said.contains("127.0.0.1:9") && said.contains("refused"), "{said}");
     assert_eq!(said.matches("Connection refused").count(), 1, "{said}");
 }
 
@@ -103,12 +83,7 @@ fn devices_ports_and_sockets_of_a_running_node_are_nobody_elses() {
 
     let said = refused(&["run", "--config", file.to_str().unwrap()]);
     let log = pair.configs[SOURCE].log.device.to_str().unwrap();
-    assert!(
-        said.contains(&format!(
-            "log.device {log}: it is in use by another process"
-        )),
-        "{said}"
-    );
+    assert!(said.contains(&format!("log.device {log}: it is in use by another process")), "{said}");
 
     let other = folder.path().join("other");
     std::fs::create_dir(&other).unwrap();
@@ -120,9 +95,7 @@ fn devices_ports_and_sockets_of_a_running_node_are_nobody_elses() {
     let said = refused(&["run", "--config", second]);
     let volume = pair.volume(SOURCE).to_str().unwrap();
     assert!(
-        said.contains(&format!(
-            "volume.device {volume}: it is in use by another process"
-        )),
+        said.contains(&format!("volume.device {volume}: it is in use by another process")),
         "{said}"
     );
 
@@ -137,20 +110,14 @@ fn devices_ports_and_sockets_of_a_running_node_are_nobody_elses() {
     }
     std::fs::write(second, config.to_toml()).unwrap();
     let said = refused(&["run", "--config", second]);
-    assert!(
-        said.contains(&format!("target.listen = {listen}: Address already in use")),
-        "{said}"
-    );
+    assert!(said.contains(&format!("target.listen = {listen}: Address already in use")), "{said}");
 
     // Its port now, but the other's control socket.
     drop(taken);
     config.node.control = pair.control(SOURCE).to_owned();
     std::fs::write(second, config.to_toml()).unwrap();
     let said = refused(&["run", "--config", second]);
-    assert!(
-        said.contains(pair.control(SOURCE).to_str().unwrap()),
-        "{said}"
-    );
+    assert!(said.contains(pair.control(SOURCE).to_str().unwrap()), "{said}");
 
     // The running pair has taken no harm.
     let mut model = Model::new(VOLUME_BYTES, 4096);
@@ -164,10 +131,7 @@ fn devices_ports_and_sockets_of_a_running_node_are_nobody_elses() {
     pair.configs[SOURCE].log.device = pair.configs[DESTINATION].log.device.clone();
     std::fs::write(&file, pair.configs[SOURCE].to_toml()).unwrap();
     let said = refused(&["run", "--config", file.to_str().unwrap()]);
-    assert!(
-        said.contains("the log device was a destination's"),
-        "{said}"
-    );
+    assert!(said.contains("the log device was a destination's"), "{said}");
 }
 
 #[test]
@@ -175,9 +139,8 @@ fn an_interface_that_is_not_there_and_a_port_number_that_is_taken_are_named() {
     let _alone = alone();
     let folder = folder();
     let mut pair = Pair::new(folder.path(), Link::Memif);
-    pair.configs[SOURCE].link.device = ibid_control::config::LinkDevice::AfPacket {
-        interface: "ibid-none0".to_owned(),
-    };
+    pair.configs[SOURCE].link.device =
+        ibid_control::config::LinkDevice::AfPacket { interface: "ibid-none0".to_owned() };
     let mut source = pair.start(SOURCE);
     assert_eq!(source.ended().code(), Some(1));
     let said = source.said();
@@ -191,13 +154,9 @@ fn an_interface_that_is_not_there_and_a_port_number_that_is_taken_are_named() {
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
-    let said = refused(&[
-        "demo", "--serve", "--link", "memif", "--size", "32MiB", "--listen", &listen,
-    ]);
-    assert!(
-        said.contains(&listen) && said.contains("Address already in use"),
-        "{said}"
-    );
+    let said =
+        refused(&["demo", "--serve", "--link", "memif", "--size", "32MiB", "--listen", &listen]);
+    assert!(said.contains(&listen) && said.contains("Address already in use"), "{said}");
 }
 
 /// The program where everybody may run it, and a folder where `nobody` may write.
@@ -238,15 +197,7 @@ fn anybody_may_run_the_demonstration_and_is_told_what_only_root_has() {
     };
     let kept = folder.path().join("kept");
     command
-        .args([
-            "demo",
-            "--serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--size",
-            "32MiB",
-            "--keep",
-        ])
+        .args(["demo", "--serve", "--listen", "127.0.0.1:0", "--size", "32MiB", "--keep"])
         .arg(&kept);
     let mut demo = Demo::start_as(command, folder.path());
     demo.folder.clone_from(&kept);
@@ -256,14 +207,8 @@ fn anybody_may_run_the_demonstration_and_is_told_what_only_root_has() {
     model.check_target(&mut initiator);
     let status = crate::node::status(&demo.control("source")).unwrap();
     assert_eq!(status.link.device, "memif");
-    println!(
-        "as nobody: huge pages {}, {:?}",
-        status.log.huge_pages, status.warnings
-    );
-    assert_eq!(
-        demo.stop("TERM"),
-        (Some(0), vec!["mirror identical: yes".to_owned()])
-    );
+    println!("as nobody: huge pages {}, {:?}", status.log.huge_pages, status.warnings);
+    assert_eq!(demo.stop("TERM"), (Some(0), vec!["mirror identical: yes".to_owned()]));
     model.check_file(&demo.volume("destination"));
 
     // What needs root says so.

@@ -54,23 +54,14 @@ fn the_demonstration_says_no_when_one_byte_of_the_mirror_is_wrong() {
     let mut initiator = Initiator::connect(demo.addr, &demo.nqn, &options(1, 16, false)).unwrap();
     let mut model = Model::new(VOLUME_BYTES, 4096);
     write_count(&mut initiator, &mut model, 16, 100);
-    Client::connect(&demo.control("source"), crate::common::WAIT)
-        .unwrap()
-        .cp()
-        .unwrap();
-    let mirror = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(demo.volume("destination"))
-        .unwrap();
+    Client::connect(&demo.control("source"), crate::common::WAIT).unwrap().cp().unwrap();
+    let mirror =
+        std::fs::File::options().read(true).write(true).open(demo.volume("destination")).unwrap();
     let mut byte = [0];
     mirror.read_exact_at(&mut byte, 12_345).unwrap();
     mirror.write_all_at(&[byte[0] ^ 1], 12_345).unwrap();
     let (code, lines) = demo.stop("TERM");
-    assert_eq!(
-        (code, lines),
-        (Some(1), vec!["mirror identical: no".to_owned()])
-    );
+    assert_eq!((code, lines), (Some(1), vec!["mirror identical: no".to_owned()]));
 }
 
 #[test]
@@ -114,9 +105,7 @@ fn a_pair_that_was_stopped_in_good_order_goes_on_where_it_was() {
         let before = pair.status(SOURCE);
         assert!(stop(&mut source).success());
         assert!(
-            source
-                .said()
-                .contains("everything acknowledged is in the volumes"),
+            source.said().contains("everything acknowledged is in the volumes"),
             "{}",
             source.said()
         );
@@ -129,15 +118,8 @@ fn a_pair_that_was_stopped_in_good_order_goes_on_where_it_was() {
         let [mut source, mut destination] = pair.start_both();
         let again = pair.status(SOURCE);
         assert_eq!(again.node.epoch, before.node.epoch + 1);
-        assert_eq!(
-            (again.cp.cp, &again.cp.chain_digest),
-            (after.cp.cp, &after.cp.chain_digest)
-        );
-        assert_eq!(
-            again.cp.cp,
-            before.cp.cp + 1,
-            "the stop took one consistency point"
-        );
+        assert_eq!((again.cp.cp, &again.cp.chain_digest), (after.cp.cp, &after.cp.chain_digest));
+        assert_eq!(again.cp.cp, before.cp.cp + 1, "the stop took one consistency point");
         let mut initiator = pair.connect();
         model.check_target(&mut initiator);
         write_count(&mut initiator, &mut model, 32, 500);
@@ -161,11 +143,7 @@ fn writes_wait_while_the_destination_is_stopped_and_complete_when_it_is_back() {
         load.wait_for(500);
         assert!(stop(&mut destination).success());
         let away = wait_for_state(pair.control(SOURCE), PairState::Away);
-        assert!(
-            away.promise.line.contains("new writes wait"),
-            "{}",
-            away.promise.line
-        );
+        assert!(away.promise.line.contains("new writes wait"), "{}", away.promise.line);
         let stalled = load.acknowledged();
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(
@@ -236,10 +214,7 @@ fn a_stop_under_load_turns_further_writes_away_and_keeps_what_was_acknowledged()
         let load = Load::start(demo.addr, &demo.nqn, Model::new(VOLUME_BYTES, 4096), 64);
         load.wait_for(1000);
         let began = Instant::now();
-        assert_eq!(
-            demo.stop("TERM"),
-            (Some(0), vec!["mirror identical: yes".to_owned()])
-        );
+        assert_eq!(demo.stop("TERM"), (Some(0), vec!["mirror identical: yes".to_owned()]));
         println!("{link:?}: stopped under load within {:?}", began.elapsed());
         assert!(began.elapsed() < Duration::from_secs(10));
         let (mut model, result) = load.finish();
@@ -304,10 +279,7 @@ fn an_idle_pair_leaves_the_cores_to_others_and_a_single_write_is_still_quick() {
         });
         assert!(p99 < P99_MAX, "{p99:?}");
         let (code, lines) = demo.stop("TERM");
-        assert_eq!(
-            (code, lines),
-            (Some(0), vec!["mirror identical: yes".to_owned()])
-        );
+        assert_eq!((code, lines), (Some(0), vec!["mirror identical: yes".to_owned()]));
         assert_files_equal(&demo.volume("source"), &demo.volume("destination"));
     }
 }

@@ -28,11 +28,7 @@ impl Random {
 }
 
 fn digests(header: bool, data: bool) -> ConnectOptions {
-    ConnectOptions {
-        header_digest: header,
-        data_digest: data,
-        ..ConnectOptions::default()
-    }
+    ConnectOptions { header_digest: header, data_digest: data, ..ConnectOptions::default() }
 }
 
 #[test]
@@ -56,26 +52,16 @@ fn what_is_written_in_any_size_is_read_back_with_every_choice_of_digests_and_for
             (true, true, true),
         ] {
             let target = Target::start(lba);
-            let options = ConnectOptions {
-                no_flow_control,
-                ..digests(header, data)
-            };
+            let options = ConnectOptions { no_flow_control, ..digests(header, data) };
             let mut host = Initiator::connect(target.addr, NQN, &options).unwrap();
             assert_eq!(host.namespace().lba_bytes, lba);
             assert_eq!(host.namespace().blocks * u64::from(lba), VOLUME_BYTES);
             assert_eq!(host.namespace().atomic_blocks * lba, 1 << 20);
             let mut random = Random(u64::from(lba) + 7);
             let mut model = vec![0; VOLUME_BYTES as usize];
-            for bytes in [
-                512,
-                4096,
-                8192,
-                16384,
-                16384 + 4096,
-                65536 + 512,
-                1 << 20,
-                (1 << 20) + 8192,
-            ] {
+            for bytes in
+                [512, 4096, 8192, 16384, 16384 + 4096, 65536 + 512, 1 << 20, (1 << 20) + 8192]
+            {
                 let bytes = usize::max(bytes, lba as usize) / lba as usize * lba as usize;
                 let slba = random.below((VOLUME_BYTES - bytes as u64) / u64::from(lba));
                 let at = slba as usize * lba as usize;
@@ -83,10 +69,7 @@ fn what_is_written_in_any_size_is_read_back_with_every_choice_of_digests_and_for
                 host.write(slba, &model[at..at + bytes]).unwrap();
                 let mut back = vec![0; bytes];
                 host.read(slba, &mut back).unwrap();
-                assert!(
-                    back == model[at..at + bytes],
-                    "{bytes} bytes came back different"
-                );
+                assert!(back == model[at..at + bytes], "{bytes} bytes came back different");
             }
             host.flush().unwrap();
             host.zeroes(1, 3, true).unwrap();
@@ -115,9 +98,8 @@ fn deep_queues_in_random_order_agree_with_a_model() {
     let region = VOLUME_BYTES as usize / (2 * SLOTS);
     let mut model = vec![0_u8; VOLUME_BYTES as usize];
     let mut random = Random(42);
-    let mut idle: Vec<(u64, Vec<u8>)> = (0..2 * SLOTS as u64)
-        .map(|token| (token, vec![0; region]))
-        .collect();
+    let mut idle: Vec<(u64, Vec<u8>)> =
+        (0..2 * SLOTS as u64).map(|token| (token, vec![0; region])).collect();
     let mut reads = vec![None; 2 * SLOTS];
     let (mut submitted, mut ended) = (0, 0);
     while ended < 4000 {
@@ -133,22 +115,17 @@ fn deep_queues_in_random_order_agree_with_a_model() {
                 random.fill(&mut model[at..at + bytes]);
                 buffer[..bytes].copy_from_slice(&model[at..at + bytes]);
                 reads[token as usize] = None;
-                host.submit_write(queue, token, slba, sectors as u32, false, buffer)
-                    .unwrap();
+                host.submit_write(queue, token, slba, sectors as u32, false, buffer).unwrap();
             } else {
                 reads[token as usize] = Some(at..at + bytes);
-                host.submit_read(queue, token, slba, sectors as u32, buffer)
-                    .unwrap();
+                host.submit_read(queue, token, slba, sectors as u32, buffer).unwrap();
             }
             submitted += 1;
         }
         host.wait(Duration::from_secs(5), &mut |completion| {
             assert_eq!(completion.status, Status::SUCCESS);
             if let Some(range) = &reads[completion.token as usize] {
-                assert!(
-                    completion.buffer[..range.len()] == model[range.clone()],
-                    "a read differs"
-                );
+                assert!(completion.buffer[..range.len()] == model[range.clone()], "a read differs");
             }
             idle.push((completion.token, completion.buffer));
             ended += 1;
@@ -182,30 +159,16 @@ fn a_range_past_the_end_fails_and_the_connection_lives() {
 #[test]
 fn requests_that_cannot_be_sent_come_back_with_their_buffer() {
     let target = Target::start(4096);
-    let options = ConnectOptions {
-        queue_depth: 1,
-        ..ConnectOptions::default()
-    };
+    let options = ConnectOptions { queue_depth: 1, ..ConnectOptions::default() };
     let mut host = Initiator::connect(target.addr, NQN, &options).unwrap();
     let refused = host.submit_read(0, 0, 0, 2, vec![0; 4096]).unwrap_err();
+    assert_eq!((refused.why, refused.buffer.len()), (RefusedWhy::Buffer, 4096));
+    assert_eq!(host.submit_read(1, 0, 0, 1, vec![0; 4096]).unwrap_err().why, RefusedWhy::NoQueue);
     assert_eq!(
-        (refused.why, refused.buffer.len()),
-        (RefusedWhy::Buffer, 4096)
-    );
-    assert_eq!(
-        host.submit_read(1, 0, 0, 1, vec![0; 4096]).unwrap_err().why,
-        RefusedWhy::NoQueue
-    );
-    assert_eq!(
-        host.submit_read(0, 0, 0, 257, vec![0; 2 << 20])
-            .unwrap_err()
-            .why,
+        host.submit_read(0, 0, 0, 257, vec![0; 2 << 20]).unwrap_err().why,
         RefusedWhy::Length
     );
-    assert_eq!(
-        host.submit_read(0, 0, 0, 0, Vec::new()).unwrap_err().why,
-        RefusedWhy::Length
-    );
+    assert_eq!(host.submit_read(0, 0, 0, 0, Vec::new()).unwrap_err().why, RefusedWhy::Length);
     host.submit_read(0, 0, 0, 1, vec![0; 4096]).unwrap();
     assert_eq!(host.submit_flush(0, 0).unwrap_err().why, RefusedWhy::Full);
     assert!(!host.use_namespace(2));
@@ -221,22 +184,10 @@ fn connecting_is_refused_in_words() {
     )
     .err()
     .unwrap();
-    assert!(
-        wrong.to_string().contains("connect: invalid parameters"),
-        "{wrong}"
-    );
-    let options = ConnectOptions {
-        host_nqn: "a b".into(),
-        ..ConnectOptions::default()
-    };
-    assert!(matches!(
-        Initiator::connect(target.addr, NQN, &options),
-        Err(ClientError::BadName)
-    ));
-    let options = ConnectOptions {
-        keep_alive: Duration::ZERO,
-        ..ConnectOptions::default()
-    };
+    assert!(wrong.to_string().contains("connect: invalid parameters"), "{wrong}");
+    let options = ConnectOptions { host_nqn: "a b".into(), ..ConnectOptions::default() };
+    assert!(matches!(Initiator::connect(target.addr, NQN, &options), Err(ClientError::BadName)));
+    let options = ConnectOptions { keep_alive: Duration::ZERO, ..ConnectOptions::default() };
     match Initiator::connect(target.addr, NQN, &options) {
         Err(ClientError::Failed { status, .. }) => assert_eq!(status, Status::KEEP_ALIVE_INVALID),
         _ => panic!("a controller without keep-alive was granted"),
@@ -246,10 +197,8 @@ fn connecting_is_refused_in_words() {
 #[test]
 fn waiting_keeps_the_controller_alive_and_silence_loses_it() {
     let target = Target::start(4096);
-    let options = ConnectOptions {
-        keep_alive: Duration::from_millis(1000),
-        ..ConnectOptions::default()
-    };
+    let options =
+        ConnectOptions { keep_alive: Duration::from_millis(1000), ..ConnectOptions::default() };
     let mut host = Initiator::connect(target.addr, NQN, &options).unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(2500) {

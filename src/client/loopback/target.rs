@@ -58,11 +58,7 @@ impl Target {
         let seen = stop.clone();
         let thread =
             std::thread::spawn(move || Pump::new(Frontend::new(config), listener).run(&seen));
-        Self {
-            addr,
-            stop,
-            thread: Some(thread),
-        }
+        Self { addr, stop, thread: Some(thread) }
     }
 
     /// Ends the target; gives the volume's bytes.
@@ -208,24 +204,13 @@ impl Pump {
     fn events(&mut self) {
         while let Some(event) = self.frontend.poll_event() {
             match event {
-                Event::Write {
-                    cmd,
-                    first,
-                    sectors,
-                    ..
-                } => {
+                Event::Write { cmd, first, sectors, .. } => {
                     let place = cmd.conn().index() * usize::from(DEPTH) + cmd.slot();
                     self.writes[place] = first.bytes();
                     let at = VOLUME_BYTES + place as u64 * u64::from(TRANSFER);
-                    self.frontend
-                        .place_write(cmd, Span::new(at, sectors.bytes() as u32));
+                    self.frontend.place_write(cmd, Span::new(at, sectors.bytes() as u32));
                 }
-                Event::Arrived {
-                    cmd,
-                    span,
-                    digest,
-                    last,
-                } => {
+                Event::Arrived { cmd, span, digest, last } => {
                     let from = span.at as usize..span.end() as usize;
                     if digest.is_some_and(|digest| digest != crc32c(&self.arena[from.clone()])) {
                         self.frontend.digest_is_wrong(cmd);
@@ -239,12 +224,7 @@ impl Pump {
                         self.frontend.complete(cmd, Status::SUCCESS);
                     }
                 }
-                Event::Read {
-                    cmd,
-                    first,
-                    sectors,
-                    ..
-                } => {
+                Event::Read { cmd, first, sectors, .. } => {
                     // In as many pieces as there may be, to see them joined.
                     let step = (sectors.get().div_ceil(READ_PIECES_MAX as u32)).max(1) * 512;
                     let mut span = Span::new(first.bytes(), sectors.bytes() as u32);
@@ -261,12 +241,7 @@ impl Pump {
                     self.frontend.read_ready(cmd, &pieces);
                 }
                 Event::Flush { cmd, .. } => self.frontend.complete(cmd, Status::SUCCESS),
-                Event::Zeroes {
-                    cmd,
-                    first,
-                    sectors,
-                    ..
-                } => {
+                Event::Zeroes { cmd, first, sectors, .. } => {
                     let at = first.bytes() as usize;
                     self.arena[at..at + sectors.bytes() as usize].fill(0);
                     self.frontend.complete(cmd, Status::SUCCESS);

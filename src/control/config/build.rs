@@ -31,13 +31,7 @@ pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config>
     if has_target && target.is_none() {
         return None;
     }
-    Some(Config {
-        node: node?,
-        log: log?,
-        link: link?,
-        target,
-        volumes,
-    })
+    Some(Config { node: node?, log: log?, link: link?, target, volumes })
 }
 
 fn node(reader: &mut Reader<'_>) -> Option<Node> {
@@ -48,13 +42,7 @@ fn node(reader: &mut Reader<'_>) -> Option<Node> {
     let idle = reader.text("idle", |text| text.parse().ok());
     let huge_pages = reader.truth("huge_pages");
     let control = reader.path("control", SOCKET_PATH_BYTES_MAX);
-    let read_memory = size(
-        reader,
-        "read_memory",
-        HUGE_PAGE_BYTES,
-        HUGE_PAGE_BYTES,
-        64 * GIB,
-    );
+    let read_memory = size(reader, "read_memory", HUGE_PAGE_BYTES, HUGE_PAGE_BYTES, 64 * GIB);
     let name = name?;
     // A path that was written and is wrong has been noted; what is built from it is thrown away.
     let control = control.unwrap_or_else(|| PathBuf::from(format!("/run/ibid/{name}.sock")));
@@ -77,9 +65,7 @@ fn log(reader: &mut Reader<'_>) -> Option<Log> {
     let durability = reader.text("durability", |text| text.parse().ok());
     let cp_interval = reader.text("cp_interval", |text| {
         let span = parse_span(text).ok()?;
-        (Nanos::from_millis(100)..=Nanos::from_millis(3_600_000))
-            .contains(&span)
-            .then_some(span)
+        (Nanos::from_millis(100)..=Nanos::from_millis(3_600_000)).contains(&span).then_some(span)
     });
     let cp_mode = reader.text("cp_mode", |text| text.parse().ok());
     let given = size(reader, "size", BLOCK_BYTES, 0, u64::MAX);
@@ -114,20 +100,12 @@ fn link(reader: &mut Reader<'_>) -> Option<Link> {
         // Also with two ports: a node answers ARP for its own address and takes no frame that claims to come from it.
         reader.refuse("peer", "must have another IP address than link.local");
     }
-    Some(Link {
-        device: device?,
-        local,
-        peer,
-        peer_mac,
-        mtu: u16::try_from(mtu?).ok()?,
-    })
+    Some(Link { device: device?, local, peer, peer_mac, mtu: u16::try_from(mtu?).ok()? })
 }
 
 fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
     let device = reader.text("device", |text| {
-        ["af_packet", "memif", "vdev"]
-            .into_iter()
-            .find(|word| *word == text)
+        ["af_packet", "memif", "vdev"].into_iter().find(|word| *word == text)
     });
     let interface = reader.text("interface", |text| {
         let length_is_one = (1..=15).contains(&text.len());
@@ -135,9 +113,7 @@ fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
     });
     // DPDK splits device strings at commas.
     let socket = reader
-        .text("socket", |text| {
-            (!text.contains(',') && is_plain(text)).then_some(())
-        })
+        .text("socket", |text| (!text.contains(',') && is_plain(text)).then_some(()))
         .and_then(|()| reader.path("socket", SOCKET_PATH_BYTES_MAX));
     let memif_role = reader.text("memif_role", |text| text.parse().ok());
     let vdev = reader.text("vdev", |text| {
@@ -145,12 +121,9 @@ fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
             .then(|| text.to_owned())
     });
     let device = device?;
-    for (key, home) in [
-        ("interface", "af_packet"),
-        ("socket", "memif"),
-        ("memif_role", "memif"),
-        ("vdev", "vdev"),
-    ] {
+    for (key, home) in
+        [("interface", "af_packet"), ("socket", "memif"), ("memif_role", "memif"), ("vdev", "vdev")]
+    {
         match (device == home, reader.has(key)) {
             (true, false) => reader.miss(key, &format!("link.device is \"{home}\"")),
             (false, true) => {
@@ -161,10 +134,7 @@ fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
     }
     match device {
         "af_packet" => interface.map(|interface| LinkDevice::AfPacket { interface }),
-        "memif" => Some(LinkDevice::Memif {
-            socket: socket?,
-            role: memif_role?,
-        }),
+        "memif" => Some(LinkDevice::Memif { socket: socket?, role: memif_role? }),
         _ => vdev.map(LinkDevice::Vdev),
     }
 }
@@ -245,13 +215,7 @@ fn volume(reader: &mut Reader<'_>) -> Option<Volume> {
         [512, 4096].contains(&bytes).then_some(bytes)
     });
     let uuid = reader.text("uuid", uuid_of);
-    Some(Volume {
-        name: name?,
-        device: device?,
-        size,
-        lba: lba?,
-        uuid: uuid?,
-    })
+    Some(Volume { name: name?, device: device?, size, lba: lba?, uuid: uuid? })
 }
 
 fn size(reader: &mut Reader<'_>, name: &str, multiple: u64, min: u64, max: u64) -> Option<u64> {
@@ -284,9 +248,7 @@ fn hosts_of(value: &Value) -> Option<Hosts> {
             .filter(|host| is_nqn(host) && !hosts.iter().any(|other| other == host))?;
         hosts.push(host.to_owned());
     }
-    (1..=HOSTS_MAX)
-        .contains(&hosts.len())
-        .then_some(Hosts::Only(hosts))
+    (1..=HOSTS_MAX).contains(&hosts.len()).then_some(Hosts::Only(hosts))
 }
 
 /// An address that can be one host's on the link, and a port that can be sent from.
@@ -311,10 +273,7 @@ fn is_plain(text: &str) -> bool {
 
 /// Twenty characters that both nodes of the pair arrive at (NVMe Base 2.0, 5.17.2.1: SN is 20 bytes of ASCII).
 fn serial_of(pair: Uuid) -> String {
-    let digits: String = pair.bytes()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digits: String = pair.bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("ibid{digits}")
 }
 

@@ -13,13 +13,7 @@ impl Config {
     /// # Panics
     /// If a path in it is not UTF-8, which none that came from a file is.
     pub fn to_toml(&self) -> String {
-        let Self {
-            node,
-            log,
-            link,
-            target,
-            volumes,
-        } = self;
+        let Self { node, log, link, target, volumes } = self;
         let mut page = Page::default();
 
         page.section("[node]");
@@ -107,11 +101,6 @@ impl Page {
         self.plain(key, Value::String(value.to_owned()));
     }
     fn path(&mut self, key: &str, value: &std::path::Path) {
-        self.text(
-            key,
-            value
-                .to_str()
-                .expect("CONFIG-1: a path that came from TOML is UTF-8"),
-        );
+        self.text(key, value.to_str().expect("CONFIG-1: a path that came from TOML is UTF-8"));
     }
 }

@@ -37,12 +37,7 @@ const fn key(
     absent: Absent,
     meaning: &'static str,
 ) -> Key {
-    Key {
-        name,
-        allowed,
-        absent,
-        meaning,
-    }
+    Key { name, allowed, absent, meaning }
 }
 
 use Absent::{Decides, Means, Refused};
@@ -256,12 +251,7 @@ pub(super) const TARGET: Section = Section {
             Means("128"),
             "Entries a client may ask for in a queue.",
         ),
-        key(
-            "io_queues",
-            "a number from 1 to 64",
-            Means("8"),
-            "I/O queues a client may have.",
-        ),
+        key("io_queues", "a number from 1 to 64", Means("8"), "I/O queues a client may have."),
     ],
 };
 
@@ -323,11 +313,8 @@ pub fn reference() -> String {
                 Means(literal) => format!("`{literal}`"),
                 Decides(how) => how.to_owned(),
             };
-            let _ = writeln!(
-                page,
-                "| `{}` | {} | {absent} | {} |",
-                key.name, key.allowed, key.meaning
-            );
+            let _ =
+                writeln!(page, "| `{}` | {} | {absent} | {} |", key.name, key.allowed, key.meaning);
         }
     }
     page

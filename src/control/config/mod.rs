@@ -197,10 +197,7 @@ impl Config {
             .and_then(|opened| opened.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes))
             .map_err(|error| unreadable(error.to_string()))?;
         if bytes.len() as u64 > CONFIG_BYTES_MAX {
-            return Err(unreadable(format!(
-                "larger than {}",
-                format_size(CONFIG_BYTES_MAX)
-            )));
+            return Err(unreadable(format!("larger than {}", format_size(CONFIG_BYTES_MAX))));
         }
         let text = String::from_utf8(bytes).map_err(|_| unreadable("not UTF-8 text".to_owned()))?;
         Self::parse(&text, file)
@@ -223,10 +220,7 @@ impl Config {
                     !problems.is_empty(),
                     "CONFIG-1: a configuration is refused without a reason"
                 );
-                Err(ConfigError {
-                    file: file.to_owned(),
-                    problems,
-                })
+                Err(ConfigError { file: file.to_owned(), problems })
             }
         }
     }

@@ -70,11 +70,7 @@ impl fmt::Display for ConfigError {
                 Problem::Syntax { line, column, says } => {
                     write!(f, "{file}:{line}:{column}: not TOML: {says}")?
                 }
-                Problem::Unknown {
-                    key,
-                    nearest,
-                    allowed,
-                } => {
+                Problem::Unknown { key, nearest, allowed } => {
                     write!(f, "{file}: {key}: unknown")?;
                     if let Some(nearest) = nearest {
                         write!(f, "; did you mean {nearest}?")?;
@@ -84,11 +80,9 @@ impl fmt::Display for ConfigError {
                 Problem::Missing { key, allowed } => {
                     write!(f, "{file}: {key} is missing: {allowed}")?
                 }
-                Problem::Value {
-                    key,
-                    value,
-                    allowed,
-                } => write!(f, "{file}: {key} = {value}: {allowed}")?,
+                Problem::Value { key, value, allowed } => {
+                    write!(f, "{file}: {key} = {value}: {allowed}")?
+                }
             }
         }
         Ok(())
@@ -100,9 +94,7 @@ impl core::error::Error for ConfigError {}
 /// Parses the text as TOML; the only mistake here is one of syntax.
 pub(super) fn parse(text: &str) -> Result<Table, Problem> {
     toml::from_str::<Table>(text).map_err(|error| {
-        let before = &text[..error
-            .span()
-            .map_or(0, |span| text.floor_char_boundary(span.start))];
+        let before = &text[..error.span().map_or(0, |span| text.floor_char_boundary(span.start))];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         Problem::Syntax {
             line: before.matches('\n').count() + 1,
@@ -118,17 +110,12 @@ pub(super) fn refuse_unknown_sections(root: &Table, problems: &mut Vec<Problem>)
     let allowed: Vec<&'static str> = SECTIONS.iter().map(|section| section.name).collect();
     for name in root.keys().filter(|name| !allowed.contains(&name.as_str())) {
         // A key above the first section is often one that lost its section.
-        let home = SECTIONS
-            .iter()
-            .find(|section| section.keys.iter().any(|key| key.name == name));
+        let home = SECTIONS.iter().find(|section| section.keys.iter().any(|key| key.name == name));
         problems.push(match home {
             Some(home) if !root[name].is_table() => Problem::Value {
                 key: name.clone(),
                 value: show(&root[name]),
-                allowed: format!(
-                    "stands outside every section; it belongs under [{}]",
-                    home.name
-                ),
+                allowed: format!("stands outside every section; it belongs under [{}]", home.name),
             },
             _ => Problem::Unknown {
                 key: name.clone(),
@@ -157,12 +144,9 @@ impl<'a> Reader<'a> {
         problems: &'a mut Vec<Problem>,
     ) -> Option<Self> {
         match root.get(section.name) {
-            Some(Value::Table(table)) => Some(Self::over(
-                section.name.to_owned(),
-                section,
-                table,
-                problems,
-            )),
+            Some(Value::Table(table)) => {
+                Some(Self::over(section.name.to_owned(), section, table, problems))
+            }
             Some(other) => {
                 problems.push(Problem::Value {
                     key: section.name.to_owned(),
@@ -227,22 +211,14 @@ impl<'a> Reader<'a> {
         problems: &'a mut Vec<Problem>,
     ) -> Self {
         let allowed: Vec<&'static str> = section.keys.iter().map(|key| key.name).collect();
-        for name in table
-            .keys()
-            .filter(|name| !allowed.contains(&name.as_str()))
-        {
+        for name in table.keys().filter(|name| !allowed.contains(&name.as_str())) {
             problems.push(Problem::Unknown {
                 key: format!("{path}.{name}"),
                 nearest: nearest(name, &allowed),
                 allowed: allowed.clone(),
             });
         }
-        Self {
-            path,
-            section,
-            table,
-            problems,
-        }
+        Self { path, section, table, problems }
     }
 
     /// The key's value, or what stands for it; `None` where it is absent or wrong, and the mistake is noted.
@@ -261,10 +237,8 @@ impl<'a> Reader<'a> {
             }
             (None, Absent::Refused) => {
                 let allowed = format!("must be {}", key.allowed);
-                self.problems.push(Problem::Missing {
-                    key: format!("{}.{name}", self.path),
-                    allowed,
-                });
+                self.problems
+                    .push(Problem::Missing { key: format!("{}.{name}", self.path), allowed });
                 return None;
             }
             (None, Absent::Decides(_)) => return None,
@@ -337,23 +311,13 @@ impl<'a> Reader<'a> {
     /// Notes that a key is needed here, though not everywhere.
     pub(super) fn miss(&mut self, name: &str, why: &str) {
         let allowed = format!("{why}; must be {}", self.key(name).allowed);
-        self.problems.push(Problem::Missing {
-            key: format!("{}.{name}", self.path),
-            allowed,
-        });
+        self.problems.push(Problem::Missing { key: format!("{}.{name}", self.path), allowed });
     }
 
     fn key(&self, name: &str) -> &'static Key {
-        self.section
-            .keys
-            .iter()
-            .find(|key| key.name == name)
-            .unwrap_or_else(|| {
-                panic!(
-                    "[{}] has no key {name} in the table of keys",
-                    self.section.name
-                )
-            })
+        self.section.keys.iter().find(|key| key.name == name).unwrap_or_else(|| {
+            panic!("[{}] has no key {name} in the table of keys", self.section.name)
+        })
     }
 }
 
@@ -389,9 +353,7 @@ fn show(value: &Value) -> String {
 fn nearest(name: &str, allowed: &[&'static str]) -> Option<&'static str> {
     const CHANGES_MAX: usize = 3;
     // Nothing longer can be that near, and a name from the file may be of any length.
-    let candidates = allowed
-        .iter()
-        .filter(|other| name.len().abs_diff(other.len()) <= CHANGES_MAX);
+    let candidates = allowed.iter().filter(|other| name.len().abs_diff(other.len()) <= CHANGES_MAX);
     candidates
         .map(|other| (changes(name.as_bytes(), other.as_bytes()), *other))
         .filter(|(count, other)| *count <= CHANGES_MAX && *count < other.len())

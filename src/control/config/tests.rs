@@ -34,14 +34,8 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 
 /// What the operator reads when `find` in the good file is replaced.
 fn told(find: &str, replace: &str) -> String {
-    assert_eq!(
-        SOURCE.matches(find).count(),
-        1,
-        "{find:?} must stand once in the good file"
-    );
-    parse(&SOURCE.replace(find, replace))
-        .expect_err(replace)
-        .to_string()
+    assert_eq!(SOURCE.matches(find).count(), 1, "{find:?} must stand once in the good file");
+    parse(&SOURCE.replace(find, replace)).expect_err(replace).to_string()
 }
 
 #[test]
@@ -53,25 +47,16 @@ fn the_shortest_file_gets_the_documented_defaults() {
         (Idle::Adaptive, true, None)
     );
     assert_eq!(config.node.read_memory, 64 << 20);
-    assert_eq!(
-        (config.log.segments, config.log.segment_size),
-        (4, 64 << 20)
-    );
+    assert_eq!((config.log.segments, config.log.segment_size), (4, 64 << 20));
     assert_eq!(config.log.size, 4 * (64 << 20) + LOG_HEAD_BYTES);
     assert_eq!(config.log.cp_interval, Nanos::from_millis(10_000));
-    assert_eq!(
-        (config.log.durability, config.log.cp_mode),
-        (Durability::Disk, CpMode::Reference)
-    );
+    assert_eq!((config.log.durability, config.log.cp_mode), (Durability::Disk, CpMode::Reference));
     assert_eq!(config.link.mtu, 9000);
     let target = config.target.unwrap();
     assert_eq!(target.nqn, format!("{NQN_UUID_PREFIX}{PAIR}"));
     assert_eq!(target.serial, "ibid6f1c4a523d0e4f0b");
     assert_eq!((target.queue_depth, target.io_queues), (128, 8));
-    assert_eq!(
-        (config.volumes[0].size, config.volumes[0].lba),
-        (None, 4096)
-    );
+    assert_eq!((config.volumes[0].size, config.volumes[0].lba), (None, 4096));
 }
 
 #[test]
@@ -89,16 +74,8 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             &format!("{log}segment_size = 67108864\n"),
             "log.segment_size = 67108864: must be a multiple of 2MiB between 4MiB and 4GiB",
         ),
-        (
-            log,
-            &format!("{log}segments = 2\n"),
-            "log.segments = 2: must be a number from 3 to 64",
-        ),
-        (
-            log,
-            &format!("{log}segments = -3\n"),
-            "log.segments = -3: must be a number from 3 to 64",
-        ),
+        (log, &format!("{log}segments = 2\n"), "log.segments = 2: must be a number from 3 to 64"),
+        (log, &format!("{log}segments = -3\n"), "log.segments = -3: must be a number from 3 to 64"),
         (
             log,
             &format!("{log}durability = \"tape\"\n"),
@@ -114,36 +91,20 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             &format!("{log}cp_interval = \"2h\"\n"),
             "log.cp_interval = \"2h\": must be a time from 100ms to 1h",
         ),
-        (
-            log,
-            &format!("{log}cp_mode = 1\n"),
-            "log.cp_mode = 1: must be \"reference\" or \"full\"",
-        ),
-        (
-            log,
-            "device = \"a.log\"\n",
-            "log.device = \"a.log\": must be an absolute path",
-        ),
+        (log, &format!("{log}cp_mode = 1\n"), "log.cp_mode = 1: must be \"reference\" or \"full\""),
+        (log, "device = \"a.log\"\n", "log.device = \"a.log\": must be an absolute path"),
         (
             "role = \"source\"",
             "role = \"primary\"",
             "node.role = \"primary\": must be \"source\" or \"destination\"",
         ),
-        (
-            "name = \"a\"",
-            "name = \"A b\"",
-            "node.name = \"A b\": must be 1 to 32 of a-z",
-        ),
+        ("name = \"a\"", "name = \"A b\"", "node.name = \"A b\": must be 1 to 32 of a-z"),
         (
             PAIR,
             "00000000-0000-0000-0000-000000000000",
             "node.pair = \"00000000-0000-0000-0000-000000000000\": must be a UUID that is not all zeros",
         ),
-        (
-            "[log]",
-            "cpu = 1024\n[log]",
-            "node.cpu = 1024: must be a CPU number from 0 to 1023",
-        ),
+        ("[log]", "cpu = 1024\n[log]", "node.cpu = 1024: must be a CPU number from 0 to 1023"),
         (
             "[log]",
             "huge_pages = \"yes\"\n[log]",
@@ -184,11 +145,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "\"239.0.0.1:4790\"",
             "link.peer = \"239.0.0.1:4790\": must be an IPv4 address of one other host",
         ),
-        (
-            "[target]",
-            "mtu = 9001\n[target]",
-            "link.mtu = 9001: must be a number from 1500 to 9000",
-        ),
+        ("[target]", "mtu = 9001\n[target]", "link.mtu = 9001: must be a number from 1500 to 9000"),
         (
             "[target]",
             "peer_mac = \"ff:ff:ff:ff:ff:ff\"\n[target]",
@@ -209,11 +166,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "hosts = \"all\"",
             "target.hosts = \"all\": must be \"any\", or a list of 1 to 64 different host NQNs",
         ),
-        (
-            "hosts = \"any\"",
-            "hosts = []",
-            "target.hosts = []: must be \"any\", or a list",
-        ),
+        ("hosts = \"any\"", "hosts = []", "target.hosts = []: must be \"any\", or a list"),
         (
             "hosts = \"any\"",
             "hosts = [\"host1\"]",
@@ -234,11 +187,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "hosts = \"any\"\nio_queues = 65",
             "target.io_queues = 65: must be a number from 1 to 64",
         ),
-        (
-            "uuid =",
-            "lba = 1024\nuuid =",
-            "volume[0].lba = 1024: must be 512 or 4096",
-        ),
+        ("uuid =", "lba = 1024\nuuid =", "volume[0].lba = 1024: must be 512 or 4096"),
         (
             "uuid =",
             "size = \"1GB\"\nuuid =",
@@ -309,11 +258,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         ),
         // What is missing.
         (log, "", "log.device is missing: must be an absolute path"),
-        (
-            "hosts = \"any\"",
-            "",
-            "target.hosts is missing: must be \"any\", or a list",
-        ),
+        ("hosts = \"any\"", "", "target.hosts is missing: must be \"any\", or a list"),
     ];
     for (find, replace, expected) in cases {
         let told = told(find, replace);
@@ -352,49 +297,29 @@ fn a_source_needs_a_target_and_a_destination_does_not() {
     let (_, volume) = rest.split_once("[[volume]]").unwrap();
     let without = format!("{before}[[volume]]{volume}");
     let told = parse(&without).unwrap_err().to_string();
-    assert_eq!(
-        told,
-        "/etc/ibid/a.toml: [target] is missing: it needs at least listen, hosts"
-    );
+    assert_eq!(told, "/etc/ibid/a.toml: [target] is missing: it needs at least listen, hosts");
     let destination = without.replace("\"source\"", "\"destination\"");
     assert_eq!(parse(&destination).unwrap().target, None);
     // One that is there is checked there too.
-    let bad = SOURCE
-        .replace("\"source\"", "\"destination\"")
-        .replace("hosts = \"any\"", "hosts = 1");
-    assert!(
-        parse(&bad)
-            .unwrap_err()
-            .to_string()
-            .contains("target.hosts = 1")
-    );
+    let bad =
+        SOURCE.replace("\"source\"", "\"destination\"").replace("hosts = \"any\"", "hosts = 1");
+    assert!(parse(&bad).unwrap_err().to_string().contains("target.hosts = 1"));
 }
 
 #[test]
 fn an_empty_file_is_told_what_it_lacks() {
     let told = parse("").unwrap_err().to_string();
     for section in ["[node]", "[log]", "[link]", "[[volume]]"] {
-        assert!(
-            told.contains(&format!("{section} is missing: it needs at least ")),
-            "{told}"
-        );
+        assert!(told.contains(&format!("{section} is missing: it needs at least ")), "{told}");
     }
 }
 
 #[test]
 fn a_syntax_error_names_line_and_column() {
     let told = parse("[node]\nname = \"ä\" x\n").unwrap_err().to_string();
-    assert!(
-        told.starts_with("/etc/ibid/a.toml:2:12: not TOML: "),
-        "{told}"
-    );
-    let told = parse("[node]\nname = \"a\"\nname = \"b\"\n")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        told.starts_with("/etc/ibid/a.toml:3:1: not TOML: "),
-        "{told}"
-    );
+    assert!(told.starts_with("/etc/ibid/a.toml:2:12: not TOML: "), "{told}");
+    let told = parse("[node]\nname = \"a\"\nname = \"b\"\n").unwrap_err().to_string();
+    assert!(told.starts_with("/etc/ibid/a.toml:3:1: not TOML: "), "{told}");
     let told = parse("[node]\nname = \"a").unwrap_err().to_string();
     assert_eq!(told.lines().count(), 1, "{told}");
 }
@@ -402,15 +327,7 @@ fn a_syntax_error_names_line_and_column() {
 #[test]
 fn a_wildcard_is_taken_when_it_is_asked_for() {
     let text = SOURCE.replace("\"10.0.0.1:4420\"", "\"[::]:4420\"\nallow_wildcard = true");
-    assert!(
-        parse(&text)
-            .unwrap()
-            .target
-            .unwrap()
-            .listen
-            .ip()
-            .is_unspecified()
-    );
+    assert!(parse(&text).unwrap().target.unwrap().listen.ip().is_unspecified());
 }
 
 #[test]
@@ -453,19 +370,15 @@ fn what_is_written_reads_back_the_same() {
     every.log.cp_mode = CpMode::Full;
     every.log.cp_interval = Nanos::from_millis(250);
     every.log.device = PathBuf::from("/tmp/with \"quotes\" and \\ and ü\n");
-    every.link.device = LinkDevice::Memif {
-        socket: PathBuf::from("/run/ibid/memif"),
-        role: MemifRole::Client,
-    };
+    every.link.device =
+        LinkDevice::Memif { socket: PathBuf::from("/run/ibid/memif"), role: MemifRole::Client };
     every.link.peer_mac = Some([2, 0, 0, 0, 0, 1]);
     every.link.mtu = 1500;
     every.volumes[0].size = Some(1 << 30);
     every.volumes[0].lba = 512;
     let target = every.target.as_mut().unwrap();
-    target.hosts = Hosts::Only(vec![
-        "nqn.2014-08.com.example:h1".into(),
-        "nqn.2014-08.com.example:h2".into(),
-    ]);
+    target.hosts =
+        Hosts::Only(vec!["nqn.2014-08.com.example:h1".into(), "nqn.2014-08.com.example:h2".into()]);
     target.listen = "[::]:0".parse().unwrap();
     target.allow_wildcard = true;
     let mut vdev = plain.clone();
@@ -473,20 +386,13 @@ fn what_is_written_reads_back_the_same() {
     vdev.target = None;
     vdev.node.role = Role::Destination;
     for config in [plain, every, vdev] {
-        assert_eq!(
-            parse(&config.to_toml()),
-            Ok(config.clone()),
-            "{}",
-            config.to_toml()
-        );
+        assert_eq!(parse(&config.to_toml()), Ok(config.clone()), "{}", config.to_toml());
     }
 }
 
 #[test]
 fn a_written_file_has_every_key_of_the_table() {
-    let config = parse(&SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid ="))
-        .unwrap()
-        .to_toml();
+    let config = parse(&SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid =")).unwrap().to_toml();
     let root: Table = toml::from_str(&config).unwrap();
     // Absent for a reason: no core to pin to, no MAC to name, and keys of other link devices.
     let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev"];
@@ -509,28 +415,15 @@ fn a_written_file_has_every_key_of_the_table() {
 
 #[test]
 fn a_file_that_cant_be_read_is_named() {
-    let missing = Config::load(Path::new("/nonexistent/a.toml"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        missing.starts_with("/nonexistent/a.toml: can't be read: No such file"),
-        "{missing}"
-    );
+    let missing = Config::load(Path::new("/nonexistent/a.toml")).unwrap_err().to_string();
+    assert!(missing.starts_with("/nonexistent/a.toml: can't be read: No such file"), "{missing}");
     let file = std::env::temp_dir().join(format!("ibid-config-{}.toml", std::process::id()));
     for (bytes, expected) in [
         (vec![0xff, 0xfe], "not UTF-8 text"),
-        (
-            vec![b'#'; CONFIG_BYTES_MAX as usize + 1],
-            "larger than 1MiB",
-        ),
+        (vec![b'#'; CONFIG_BYTES_MAX as usize + 1], "larger than 1MiB"),
     ] {
         std::fs::write(&file, bytes).unwrap();
-        assert!(
-            Config::load(&file)
-                .unwrap_err()
-                .to_string()
-                .contains(expected)
-        );
+        assert!(Config::load(&file).unwrap_err().to_string().contains(expected));
     }
     std::fs::write(&file, SOURCE).unwrap();
     assert_eq!(Config::load(&file), parse(SOURCE));

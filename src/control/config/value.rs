@@ -63,21 +63,15 @@ pub fn parse_span(text: &str) -> Result<Nanos, ValueError> {
         "h" => 3_600_000_000_000,
         _ => return Err(ValueError::UnknownUnit(SPAN_UNITS)),
     };
-    number
-        .checked_mul(scale)
-        .map(Nanos::new)
-        .ok_or(ValueError::NotANumber)
+    number.checked_mul(scale).map(Nanos::new).ok_or(ValueError::NotANumber)
 }
 
 /// The span in the largest unit that says it exactly; what is finer than a microsecond can't have come from a file and is dropped.
 pub fn format_span(span: Nanos) -> String {
     let us = span.get() / 1_000;
-    for (unit, scale) in [
-        ("h", 3_600_000_000),
-        ("min", 60_000_000),
-        ("s", 1_000_000),
-        ("ms", 1_000),
-    ] {
+    for (unit, scale) in
+        [("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1_000)]
+    {
         if us != 0 && us.is_multiple_of(scale) {
             return format!("{}{unit}", us / scale);
         }
@@ -88,10 +82,7 @@ pub fn format_span(span: Nanos) -> String {
 fn split_unit(text: &str) -> Result<(u64, &str), ValueError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    Ok((
-        number.parse().map_err(|_| ValueError::NotANumber)?,
-        unit.trim_start_matches(' '),
-    ))
+    Ok((number.parse().map_err(|_| ValueError::NotANumber)?, unit.trim_start_matches(' ')))
 }
 
 /// A UUID in the byte order of its text (RFC 9562), which is also the order NVMe carries it in (NVMe Base 2.0, 4.5.1.4).
@@ -160,9 +151,7 @@ impl Serialize for Uuid {
 
 impl<'de> Deserialize<'de> for Uuid {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -211,18 +200,13 @@ pub fn is_nqn(text: &str) -> bool {
     let date_is_one = year.len() == 4
         && month.len() == 2
         && year.bytes().all(|b| b.is_ascii_digit())
-        && month
-            .parse::<u8>()
-            .is_ok_and(|month| (1..=12).contains(&month));
+        && month.parse::<u8>().is_ok_and(|month| (1..=12).contains(&month));
     let (domain, unique) = match rest.split_once(':') {
         Some((domain, unique)) => (domain, Some(unique)),
         None => (rest, None),
     };
     let domain_is_one = domain.split('.').all(|label| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     });
     date_is_one && domain_is_one && unique != Some("")
 }
@@ -316,17 +300,7 @@ mod tests {
 
     #[test]
     fn sizes_and_spans_are_written_as_they_are_read() {
-        for bytes in [
-            0,
-            1,
-            512,
-            4096,
-            3 << 20,
-            64 << 20,
-            1 << 30,
-            (1 << 30) + 1,
-            5 << 40,
-        ] {
+        for bytes in [0, 1, 512, 4096, 3 << 20, 64 << 20, 1 << 30, (1 << 30) + 1, 5 << 40] {
             assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
         for us in [0, 1, 999, 1_000, 10_000_000, 90_000_000, 7_200_000_000] {
@@ -340,20 +314,9 @@ mod tests {
     #[test]
     fn a_size_without_a_binary_unit_is_refused() {
         for text in ["64", "64MB", "64M", "64mib", "64 GiB x"] {
-            assert_eq!(
-                parse_size(text),
-                Err(ValueError::UnknownUnit(SIZE_UNITS)),
-                "{text}"
-            );
+            assert_eq!(parse_size(text), Err(ValueError::UnknownUnit(SIZE_UNITS)), "{text}");
         }
-        for text in [
-            "",
-            "MiB",
-            "-1MiB",
-            "1.5GiB",
-            "18446744073709551616B",
-            "16777216TiB",
-        ] {
+        for text in ["", "MiB", "-1MiB", "1.5GiB", "18446744073709551616B", "16777216TiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert_eq!(parse_size("64 MiB"), Ok(64 << 20));

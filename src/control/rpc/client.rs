@@ -64,19 +64,11 @@ impl Client {
     /// Connects. `timeout` is for each whole request.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Self {
-                stream,
-                timeout,
-                held: Vec::new(),
-                requests: 0,
-            }),
+            Ok(stream) => Ok(Self { stream, timeout, held: Vec::new(), requests: 0 }),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 Err(ClientError::NotAllowed(path.to_owned()))
             }
-            Err(source) => Err(ClientError::NoNode {
-                path: path.to_owned(),
-                source,
-            }),
+            Err(source) => Err(ClientError::NoNode { path: path.to_owned(), source }),
         }
     }
 
@@ -128,9 +120,7 @@ impl Client {
             return Err(ClientError::Refused { code, message });
         }
         if of_other {
-            return Err(ClientError::Malformed(format!(
-                "it is not the answer to request {id}"
-            )));
+            return Err(ClientError::Malformed(format!("it is not the answer to request {id}")));
         }
         let result = answer.get_mut("result").map(Value::take);
         let result =
@@ -159,12 +149,9 @@ impl Client {
                 }
             }
             if self.held.len() >= REPLY_BYTES_MAX {
-                return Err(ClientError::Malformed(format!(
-                    "larger than {REPLY_BYTES_MAX} bytes"
-                )));
+                return Err(ClientError::Malformed(format!("larger than {REPLY_BYTES_MAX} bytes")));
             }
-            self.stream
-                .set_read_timeout(Some(left(deadline).map_err(late)?))?;
+            self.stream.set_read_timeout(Some(left(deadline).map_err(late)?))?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(ClientError::Closed),
                 Ok(count) => self.held.extend_from_slice(&chunk[..count]),

@@ -32,20 +32,16 @@ pub(super) fn front(bytes: &[u8]) -> Front {
 /// The answer to one message, or to a batch of them; `None` where none is wanted (JSON-RPC 2.0, 4.1 and 6).
 pub(super) fn answer(message: Value, handler: &dyn Handler) -> Option<Value> {
     match message {
-        Value::Array(requests) if requests.is_empty() => Some(failure(
-            &Value::Null,
-            Code::InvalidRequest,
-            "an empty batch",
-        )),
+        Value::Array(requests) if requests.is_empty() => {
+            Some(failure(&Value::Null, Code::InvalidRequest, "an empty batch"))
+        }
         Value::Array(requests) if requests.len() > BATCH_MAX => {
             let says = format!("more than {BATCH_MAX} requests in a batch");
             Some(failure(&Value::Null, Code::InvalidRequest, &says))
         }
         Value::Array(requests) => {
-            let answers: Vec<Value> = requests
-                .into_iter()
-                .filter_map(|request| answer_one(request, handler))
-                .collect();
+            let answers: Vec<Value> =
+                requests.into_iter().filter_map(|request| answer_one(request, handler)).collect();
             (!answers.is_empty()).then_some(Value::Array(answers))
         }
         request => answer_one(request, handler),
@@ -54,11 +50,7 @@ pub(super) fn answer(message: Value, handler: &dyn Handler) -> Option<Value> {
 
 fn answer_one(request: Value, handler: &dyn Handler) -> Option<Value> {
     let Value::Object(mut request) = request else {
-        return Some(failure(
-            &Value::Null,
-            Code::InvalidRequest,
-            "a request is an object",
-        ));
+        return Some(failure(&Value::Null, Code::InvalidRequest, "a request is an object"));
     };
     let id = request.remove("id");
     match &id {

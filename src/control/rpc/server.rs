@@ -66,13 +66,7 @@ impl Server {
         handler: Box<dyn Handler>,
         timeouts: Timeouts,
     ) -> Result<Self, ServerError> {
-        let failed = |what| {
-            move |source| ServerError::Io {
-                path: path.to_owned(),
-                what,
-                source,
-            }
-        };
+        let failed = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
         if let Some(folder) = path.parent() {
             DirBuilder::new()
                 .recursive(true)
@@ -89,11 +83,7 @@ impl Server {
         let waker = UnixStream::from(OwnedFd::from(
             listener.try_clone().map_err(failed("no descriptor left"))?,
         ));
-        let shared = Arc::new(Shared {
-            handler,
-            timeouts,
-            stopping: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared { handler, timeouts, stopping: AtomicBool::new(false) });
         let of_thread = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new()
             .name("control".to_owned())
@@ -136,12 +126,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     // A server that ends removes its lock file, so the one that was opened here may have lost its name meanwhile.
     const TRIES_MAX: u32 = 8;
     for _ in 0..TRIES_MAX {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -153,10 +139,7 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
             return Ok(Some(file));
         }
     }
-    Err(io::Error::new(
-        ErrorKind::ResourceBusy,
-        "it changes hands again and again",
-    ))
+    Err(io::Error::new(ErrorKind::ResourceBusy, "it changes hands again and again"))
 }
 
 /// Refuses a name that something alive, or something that is no socket, has. A dead socket stays: `bind` renames over it.
@@ -169,11 +152,9 @@ fn refuse_occupied(path: &Path) -> Result<(), ServerError> {
             Ok(_) | Err(_) => Err(ServerError::Live(path.to_owned())),
         },
         Ok(_) => Err(ServerError::NotASocket(path.to_owned())),
-        Err(source) => Err(ServerError::Io {
-            path: path.to_owned(),
-            what: "can't be looked at",
-            source,
-        }),
+        Err(source) => {
+            Err(ServerError::Io { path: path.to_owned(), what: "can't be looked at", source })
+        }
     }
 }
 
@@ -232,9 +213,8 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
 fn admit(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<(UnixStream, JoinHandle<()>)> {
     let kept = stream.try_clone()?;
     let shared = Arc::clone(shared);
-    let thread = std::thread::Builder::new()
-        .name("control-client".to_owned())
-        .spawn(move || {
+    let thread =
+        std::thread::Builder::new().name("control-client".to_owned()).spawn(move || {
             // However it ended: a client that is gone, or too slow, or breaks the protocol is told what can be told and forgotten.
             let _ = serve(&stream, &shared);
             let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -271,10 +251,7 @@ fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
         }
         held.extend_from_slice(&chunk[..count]);
         // A request ends with a bracket, and nonsense may end with its line: no need to look at the whole again before.
-        if chunk[..count]
-            .iter()
-            .any(|byte| matches!(byte, b'}' | b']' | b'\n'))
-        {
+        if chunk[..count].iter().any(|byte| matches!(byte, b'}' | b']' | b'\n')) {
             loop {
                 match message::front(&held) {
                     Front::Nothing => {

@@ -31,10 +31,7 @@ impl Handler for Node {
             .unwrap()
             .recv_timeout(Duration::from_secs(10))
             .map_err(|_| Refused::TimedOut)?;
-        let records = CpRecords {
-            references: 3,
-            ..CpRecords::default()
-        };
+        let records = CpRecords { references: 3, ..CpRecords::default() };
         Ok(CpReport {
             cp: 9,
             taken: true,
@@ -74,19 +71,10 @@ impl Fixture {
         let (cp_begun_tx, cp_begun) = sync_channel(16);
         let (cp_go, cp_go_rx) = sync_channel(16);
         let stops = Arc::new(Mutex::new(0));
-        let node = Node {
-            stops: Arc::clone(&stops),
-            cp_begun: cp_begun_tx,
-            cp_go: Mutex::new(cp_go_rx),
-        };
+        let node =
+            Node { stops: Arc::clone(&stops), cp_begun: cp_begun_tx, cp_go: Mutex::new(cp_go_rx) };
         let server = Server::start(&folder.join("run/a.sock"), Box::new(node), timeouts).unwrap();
-        Self {
-            server: Some(server),
-            folder,
-            stops,
-            cp_begun,
-            cp_go,
-        }
+        Self { server: Some(server), folder, stops, cp_begun, cp_go }
     }
     fn path(&self) -> PathBuf {
         self.folder.join("run/a.sock")
@@ -96,9 +84,7 @@ impl Fixture {
     }
     fn raw(&self) -> Raw {
         let stream = UnixStream::connect(self.path()).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Raw(BufReader::new(stream))
     }
 }
@@ -165,17 +151,13 @@ fn a_client_gets_what_the_node_says() {
     assert_eq!(*fixture.stops.lock().unwrap(), 1);
     // A refusal is an answer: the connection goes on.
     match client.histograms() {
-        Err(ClientError::Refused {
-            code: -32006,
-            message,
-        }) => assert!(message.contains("Input/output error")),
+        Err(ClientError::Refused { code: -32006, message }) => {
+            assert!(message.contains("Input/output error"))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        client
-            .call::<Value>("no_such_method")
-            .unwrap_err()
-            .to_string(),
+        client.call::<Value>("no_such_method").unwrap_err().to_string(),
         "the node refused: no such method; there are status, cp, histograms, stop, version"
     );
     assert!(client.version().is_ok());
@@ -216,11 +198,7 @@ fn a_batch_is_answered_as_a_batch_and_a_notification_not_at_all() {
     let fixture = Fixture::new("batch", QUICK);
     let mut raw = fixture.raw();
     let stop = r#"{"jsonrpc":"2.0","method":"stop"}"#;
-    raw.send(format!(
-        "[{}, {stop}, {}, 7]",
-        request(1, "version"),
-        request(2, "none")
-    ));
+    raw.send(format!("[{}, {stop}, {}, 7]", request(1, "version"), request(2, "none")));
     let answers = raw.answer();
     let codes: Vec<(Value, Value)> = answers
         .as_array()
@@ -230,25 +208,14 @@ fn a_batch_is_answered_as_a_batch_and_a_notification_not_at_all() {
         .collect();
     assert_eq!(
         codes,
-        [
-            (json!(1), Value::Null),
-            (json!(2), json!(-32601)),
-            (Value::Null, json!(-32600))
-        ]
+        [(json!(1), Value::Null), (json!(2), json!(-32601)), (Value::Null, json!(-32600))]
     );
     raw.send(format!("{stop}[{stop}]{}", request(3, "version")));
     assert_eq!(raw.answer()["id"], 3, "only the last has an id");
     assert_eq!(*fixture.stops.lock().unwrap(), 3);
-    raw.send(format!(
-        "[{}]",
-        vec![request(1, "stop"); BATCH_MAX + 1].join(",")
-    ));
+    raw.send(format!("[{}]", vec![request(1, "stop"); BATCH_MAX + 1].join(",")));
     assert_eq!(raw.answer()["error"]["code"], -32600);
-    assert_eq!(
-        *fixture.stops.lock().unwrap(),
-        3,
-        "nothing of a refused batch is done"
-    );
+    assert_eq!(*fixture.stops.lock().unwrap(), 3, "nothing of a refused batch is done");
 }
 
 #[test]
@@ -266,14 +233,8 @@ fn a_request_that_is_json_but_no_request_is_refused_and_the_next_is_heard() {
         (r#"{"jsonrpc":"2.0","id":1}"#, -32600),
         (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, -32600),
         (r#"{"jsonrpc":"2.0","id":[1],"method":"stop"}"#, -32600),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"stop","params":{"force":true}}"#,
-            -32602,
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":1,"method":"stop","params":[1]}"#,
-            -32602,
-        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"stop","params":{"force":true}}"#, -32602),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"stop","params":[1]}"#, -32602),
         (r#"{"jsonrpc":"2.0","id":1,"method":"Stop"}"#, -32601),
     ] {
         raw.send(bytes);
@@ -281,11 +242,7 @@ fn a_request_that_is_json_but_no_request_is_refused_and_the_next_is_heard() {
     }
     raw.send(r#"{"jsonrpc":"2.0","method":"Stop"}"#);
     raw.send(request(8, "version"));
-    assert_eq!(
-        raw.answer()["id"],
-        8,
-        "a notification has no answer, not even an error"
-    );
+    assert_eq!(raw.answer()["id"], 8, "a notification has no answer, not even an error");
     assert_eq!(*fixture.stops.lock().unwrap(), 0);
 }
 
@@ -311,13 +268,7 @@ fn garbage_is_answered_once_and_the_connection_closed() {
 
 #[test]
 fn a_request_larger_than_allowed_is_refused() {
-    let fixture = Fixture::new(
-        "oversize",
-        Timeouts {
-            request: Duration::from_secs(10),
-            ..QUICK
-        },
-    );
+    let fixture = Fixture::new("oversize", Timeouts { request: Duration::from_secs(10), ..QUICK });
     // Just fits: blanks behind the braces are not part of it.
     let pad = REQUEST_BYTES_MAX - 1 - request(1, "version").len();
     let mut raw = fixture.raw();
@@ -327,12 +278,7 @@ fn a_request_larger_than_allowed_is_refused() {
     raw.send(format!("{{\"a\": \"{}", "x".repeat(REQUEST_BYTES_MAX - 7)));
     let answer = raw.answer();
     assert_eq!(answer["error"]["code"], -32600);
-    assert!(
-        answer["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("larger than 65536 bytes")
-    );
+    assert!(answer["error"]["message"].as_str().unwrap().contains("larger than 65536 bytes"));
     assert!(raw.is_closed());
 }
 
@@ -361,13 +307,7 @@ fn half_a_request_is_not_waited_for_forever() {
 
 #[test]
 fn a_client_that_says_nothing_is_closed_after_the_idle_time() {
-    let fixture = Fixture::new(
-        "idle",
-        Timeouts {
-            idle: Duration::from_millis(200),
-            ..QUICK
-        },
-    );
+    let fixture = Fixture::new("idle", Timeouts { idle: Duration::from_millis(200), ..QUICK });
     let mut raw = fixture.raw();
     raw.send(request(1, "version"));
     raw.answer();
@@ -381,10 +321,7 @@ fn a_slow_method_of_one_client_doesnt_keep_another_waiting() {
     let mut quick = fixture.client();
     std::thread::scope(|scope| {
         let cp = scope.spawn(|| slow.cp());
-        fixture
-            .cp_begun
-            .recv_timeout(Duration::from_secs(10))
-            .unwrap();
+        fixture.cp_begun.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(quick.status().unwrap().node.name, "a");
         assert!(!cp.is_finished());
         fixture.cp_go.send(()).unwrap();
@@ -400,10 +337,9 @@ fn one_client_too_many_is_told_so_and_there_is_room_again_later() {
         client.version().unwrap();
     }
     match fixture.client().version() {
-        Err(ClientError::Refused {
-            code: -32000,
-            message,
-        }) => assert!(message.contains("16 clients")),
+        Err(ClientError::Refused { code: -32000, message }) => {
+            assert!(message.contains("16 clients"))
+        }
         other => panic!("{other:?}"),
     }
     drop(clients.pop());
@@ -425,16 +361,11 @@ fn a_client_doesnt_wait_longer_than_it_wants() {
 #[test]
 fn only_the_owner_may_open_the_socket_and_nothing_else_is_left_in_its_folder() {
     let fixture = Fixture::new("mode", QUICK);
-    let mode = std::fs::metadata(fixture.path())
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(fixture.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let list = |folder: &Path| {
-        let mut names: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };
@@ -451,10 +382,7 @@ fn the_socket_of_a_live_server_is_refused_and_that_of_a_dead_one_replaced() {
     let path = fixture.path();
     let start = || Server::start(&path, refuse_all(), QUICK);
     assert!(matches!(start(), Err(ServerError::Live(_))));
-    assert!(
-        fixture.client().version().is_ok(),
-        "the refused start did no harm"
-    );
+    assert!(fixture.client().version().is_ok(), "the refused start did no harm");
     drop(fixture.server.take());
 
     // Somebody who doesn't know of our lock.
@@ -486,10 +414,7 @@ fn a_stop_lets_a_running_request_finish() {
     let server = fixture.server.take();
     std::thread::scope(|scope| {
         let cp = scope.spawn(|| busy.cp());
-        fixture
-            .cp_begun
-            .recv_timeout(Duration::from_secs(10))
-            .unwrap();
+        fixture.cp_begun.recv_timeout(Duration::from_secs(10)).unwrap();
         let stop = scope.spawn(move || drop(server));
         assert!(waiting.is_closed(), "who asks nothing is closed at once");
         assert!(!stop.is_finished());
@@ -531,11 +456,7 @@ fn every_refusal_reaches_the_client_with_its_own_code() {
         Refused::Faulted(5),
     ];
     for (index, one) in all.iter().enumerate() {
-        assert!(
-            all[index + 1..]
-                .iter()
-                .all(|other| other.code() != one.code())
-        );
+        assert!(all[index + 1..].iter().all(|other| other.code() != one.code()));
     }
 }
 
@@ -544,10 +465,7 @@ fn a_client_tells_what_is_wrong_with_the_socket_or_the_answer() {
     let folder = std::env::temp_dir().join(format!("ibid-rpc-{}-client", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("s");
-    let told = Client::connect(&path, QUICK.reply)
-        .err()
-        .unwrap()
-        .to_string();
+    let told = Client::connect(&path, QUICK.reply).err().unwrap().to_string();
     assert!(
         told.contains("no node serves this socket") && told.contains("is `ibid run` active"),
         "{told}"
@@ -556,14 +474,8 @@ fn a_client_tells_what_is_wrong_with_the_socket_or_the_answer() {
     let listener = UnixListener::bind(&path).unwrap();
     for (answer, expected) in [
         ("SSH-2.0\n", "not JSON"),
-        (
-            "{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n",
-            "not the answer to request 1",
-        ),
-        (
-            "{\"jsonrpc\":\"2.0\",\"id\":1}\n",
-            "neither result nor error",
-        ),
+        ("{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}\n", "not the answer to request 1"),
+        ("{\"jsonrpc\":\"2.0\",\"id\":1}\n", "neither result nor error"),
         (
             "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"version\":\"9\"}}\n",
             "missing field `interface`",

@@ -150,13 +150,7 @@ impl Promise {
             }
         };
         let away_s = (state == PairState::Away).then_some(away_s);
-        Self {
-            state,
-            durability,
-            peer_durability,
-            away_s,
-            line,
-        }
+        Self { state, durability, peer_durability, away_s, line }
     }
 }
 
@@ -365,7 +359,10 @@ pub struct StageHistogram {
 impl Status {
     /// Client payload copied by the CPU at one place; 0 where the node has no such place.
     pub fn copied(&self, place: &str) -> u64 {
-        self.copied_bytes.iter().find(|copied| copied.place == place).map_or(0, |copied| copied.bytes)
+        self.copied_bytes
+            .iter()
+            .find(|copied| copied.place == place)
+            .map_or(0, |copied| copied.bytes)
     }
 }
 

@@ -56,11 +56,7 @@ pub(crate) fn sample() -> Status {
             datagram_bytes_max: 8972,
             rtt_ns: Some(34_000),
             tx_frames: 5_000,
-            tx_bytes: ClassBytes {
-                log: 44 << 20,
-                cp: 15_000,
-                control: 3_000,
-            },
+            tx_bytes: ClassBytes { log: 44 << 20, cp: 15_000, control: 3_000 },
             tx_repeated_frames: 4,
             rx_frames: 2_000,
             rx_bytes: 128_000,
@@ -86,10 +82,7 @@ pub(crate) fn sample() -> Status {
             writes: 1_000,
             write_bytes: 4_096_000,
         }],
-        copied_bytes: vec![CopiedBytes {
-            place: "source_send".into(),
-            bytes: 0,
-        }],
+        copied_bytes: vec![CopiedBytes { place: "source_send".into(), bytes: 0 }],
         latency: vec![StageLatency {
             stage: "write_complete".into(),
             count: 1_000,
@@ -163,22 +156,13 @@ fn the_promise_names_memory_wherever_a_copy_is_in_memory_only() {
 fn the_promise_of_a_pair_out_of_sync_says_what_waits() {
     let promise = |role, state| Promise::new(role, state, Durability::Disk, None, 12);
     assert!(
-        promise(Role::Source, PairState::Connecting)
-            .line
-            .starts_with("no write is acknowledged")
+        promise(Role::Source, PairState::Connecting).line.starts_with("no write is acknowledged")
     );
     let away = promise(Role::Source, PairState::Away);
-    assert!(
-        away.line
-            .contains("new writes wait, the peer is silent for 12 s")
-    );
+    assert!(away.line.contains("new writes wait, the peer is silent for 12 s"));
     assert_eq!(away.away_s, Some(12));
     assert_eq!(promise(Role::Source, PairState::InSync).away_s, None);
-    assert!(
-        promise(Role::Destination, PairState::CatchingUp)
-            .line
-            .contains("incomplete")
-    );
+    assert!(promise(Role::Destination, PairState::CatchingUp).line.contains("incomplete"));
 }
 
 #[test]
@@ -187,11 +171,7 @@ fn a_cp_report_says_when_there_was_nothing_to_do() {
         cp: 5,
         taken: true,
         chain_digest: "00".into(),
-        records: CpRecords {
-            references: 10,
-            referenced_blocks: 20,
-            ..CpRecords::default()
-        },
+        records: CpRecords { references: 10, referenced_blocks: 20, ..CpRecords::default() },
         link_bytes: 300,
         duration_ns: 1_500_000,
     };

@@ -10,18 +10,8 @@ use crate::config::format_size;
 const LABEL: usize = 10;
 
 pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Status {
-        node,
-        promise,
-        log,
-        cp,
-        link,
-        target,
-        volumes,
-        copied_bytes,
-        latency,
-        warnings,
-    } = status;
+    let Status { node, promise, log, cp, link, target, volumes, copied_bytes, latency, warnings } =
+        status;
     line(f, "promise", &promise.line)?;
     line(
         f,
@@ -36,19 +26,10 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             node.version
         ),
     )?;
-    line(
-        f,
-        "pair",
-        &format!("{} ({})", promise.state.word(), node.pair),
-    )?;
-    let peer_durability = promise
-        .peer_durability
-        .map_or("not known", |durability| durability.word());
-    line(
-        f,
-        "durable",
-        &format!("here {}, at the peer {peer_durability}", promise.durability),
-    )?;
+    line(f, "pair", &format!("{} ({})", promise.state.word(), node.pair))?;
+    let peer_durability =
+        promise.peer_durability.map_or("not known", |durability| durability.word());
+    line(f, "durable", &format!("here {}, at the peer {peer_durability}", promise.durability))?;
     line(
         f,
         "log",
@@ -61,11 +42,7 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             log.segments_free,
             log.segments_open,
             log.segments_sealed,
-            if log.huge_pages {
-                "huge pages"
-            } else {
-                "ordinary memory"
-            },
+            if log.huge_pages { "huge pages" } else { "ordinary memory" },
         ),
     )?;
     line(
@@ -78,18 +55,11 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             log.device.display()
         ),
     )?;
-    let running = cp
-        .running
-        .map_or(String::new(), |running| format!(", {running} running"));
+    let running = cp.running.map_or(String::new(), |running| format!(", {running} running"));
     line(
         f,
         "cp",
-        &format!(
-            "{}{running}, {} mode, last took {}",
-            cp.cp,
-            cp.mode,
-            span(cp.last_ns)
-        ),
+        &format!("{}{running}, {} mode, last took {}", cp.cp, cp.mode, span(cp.last_ns)),
     )?;
     line(f, "cp sent", &records(&cp.sum))?;
     line(f, "chain", &cp.chain_digest)?;
@@ -146,19 +116,13 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
     line(
         f,
         "copied",
-        &if copies.is_empty() {
-            "nothing counted".to_owned()
-        } else {
-            copies.join(", ")
-        },
+        &if copies.is_empty() { "nothing counted".to_owned() } else { copies.join(", ") },
     )?;
 
     if !volumes.is_empty() {
         let mut rows = vec![
-            [
-                "volume", "nsid", "size", "lba", "reads", "read", "writes", "written", "device",
-            ]
-            .map(str::to_owned),
+            ["volume", "nsid", "size", "lba", "reads", "read", "writes", "written", "device"]
+                .map(str::to_owned),
         ];
         rows.extend(volumes.iter().map(|volume| {
             [
@@ -197,26 +161,14 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
 
 pub(super) fn cp_report(report: &CpReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if !report.taken {
-        line(
-            f,
-            "cp",
-            &format!("{}: nothing was written since", report.cp),
-        )?;
+        line(f, "cp", &format!("{}: nothing was written since", report.cp))?;
         return line(f, "chain", &report.chain_digest);
     }
-    line(
-        f,
-        "cp",
-        &format!("{} in {}", report.cp, span(report.duration_ns)),
-    )?;
+    line(f, "cp", &format!("{} in {}", report.cp, span(report.duration_ns)))?;
     line(
         f,
         "cp sent",
-        &format!(
-            "{}; {} on the link",
-            records(&report.records),
-            amount(report.link_bytes)
-        ),
+        &format!("{}; {} on the link", records(&report.records), amount(report.link_bytes)),
     )?;
     line(f, "chain", &report.chain_digest)
 }
@@ -242,22 +194,14 @@ fn table<const COLUMNS: usize>(
     rows: &[[String; COLUMNS]],
     left: &[usize],
 ) -> fmt::Result {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     f.write_char('\n')?;
     for row in rows {
         let mut text = String::new();
         for (column, cell) in row.iter().enumerate() {
-            let width = if column == 0 {
-                widths[0].max(LABEL - 2)
-            } else {
-                widths[column]
-            };
+            let width = if column == 0 { widths[0].max(LABEL - 2) } else { widths[column] };
             let gap = if column == 0 { "" } else { "  " };
             let _ = match left.contains(&column) {
                 true => write!(text, "{gap}{cell:<width$}"),
@@ -273,34 +217,17 @@ fn table<const COLUMNS: usize>(
 fn amount(bytes: u64) -> String {
     scaled(
         bytes,
-        &[
-            ("B", 1),
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("TiB", 1 << 40),
-        ],
+        &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)],
     )
 }
 
 /// Nanoseconds with three digits' worth of precision.
 fn span(ns: u64) -> String {
-    scaled(
-        ns,
-        &[
-            ("ns", 1),
-            ("us", 1_000),
-            ("ms", 1_000_000),
-            ("s", 1_000_000_000),
-        ],
-    )
+    scaled(ns, &[("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)])
 }
 
 fn scaled(number: u64, units: &[(&str, u64)]) -> String {
-    let at = units
-        .iter()
-        .rposition(|(_, scale)| number >= *scale)
-        .unwrap_or(0);
+    let at = units.iter().rposition(|(_, scale)| number >= *scale).unwrap_or(0);
     let (unit, scale) = units[at];
     if scale == 1 {
         return format!("{number} {unit}");
@@ -346,12 +273,9 @@ mod tests {
 
     #[test]
     fn uptime_says_the_two_largest_units() {
-        for (seconds, text) in [
-            (5, "5 s"),
-            (65, "1 min 5 s"),
-            (3_660, "1 h 1 min"),
-            (90_000, "1 d 1 h"),
-        ] {
+        for (seconds, text) in
+            [(5, "5 s"), (65, "1 min 5 s"), (3_660, "1 h 1 min"), (90_000, "1 d 1 h")]
+        {
             assert_eq!(uptime(seconds), text);
         }
     }

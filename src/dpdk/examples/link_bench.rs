@@ -57,11 +57,7 @@ fn main() {
             false => format!("memif:{}:{role}", socket.display()),
         };
         let task = Task::new(&text, side, mode).count(count).bytes(bytes);
-        Peer::spawn(
-            &task,
-            veth.then_some(names[usize::from(side) - 1].as_str()),
-            &[],
-        )
+        Peer::spawn(&task, veth.then_some(names[usize::from(side) - 1].as_str()), &[])
     };
     for (name, bytes) in [("64 B", 64), ("block", BLOCK_BYTES), ("full", usize::MAX)] {
         let echo = spawn(1, "echo", 0, bytes);

@@ -6,17 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The libraries whose functions are called. Drivers are plug-ins in Debian's DPDK: the EAL loads them by itself.
-const LIBRARIES: [&str; 9] = [
-    "eal",
-    "mempool",
-    "mbuf",
-    "ring",
-    "ethdev",
-    "kvargs",
-    "telemetry",
-    "meter",
-    "net",
-];
+const LIBRARIES: [&str; 9] =
+    ["eal", "mempool", "mbuf", "ring", "ethdev", "kvargs", "telemetry", "meter", "net"];
 
 const FUNCTIONS: [&str; 34] = [
     "ibid_.*",
@@ -94,11 +85,8 @@ fn main() {
         println!("cargo:rustc-link-lib=dylib=rte_{name}");
     }
 
-    let mut flags: Vec<String> = library
-        .include_paths
-        .iter()
-        .map(|path| format!("-I{}", path.display()))
-        .collect();
+    let mut flags: Vec<String> =
+        library.include_paths.iter().map(|path| format!("-I{}", path.display())).collect();
     flags.extend(other_flags());
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -141,11 +129,7 @@ fn main() {
         .expect("OUT_DIR can be written");
 
     let mut objects = cc::Build::new();
-    objects
-        .file("shim.c")
-        .file(&wrappers)
-        .include(".")
-        .warnings(false);
+    objects.file("shim.c").file(&wrappers).include(".").warnings(false);
     for flag in &flags {
         objects.flag(flag);
     }
@@ -159,8 +143,5 @@ fn other_flags() -> Vec<String> {
         .args(["--cflags-only-other", "libdpdk"])
         .output()
         .expect("pkg-config ran a moment ago");
-    String::from_utf8_lossy(&output.stdout)
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }

@@ -27,10 +27,7 @@ struct Wire {
 
 fn ip(arguments: &str) -> bool {
     let words = arguments.split(' ');
-    Command::new("ip")
-        .args(words)
-        .status()
-        .is_ok_and(|status| status.success())
+    Command::new("ip").args(words).status().is_ok_and(|status| status.success())
 }
 
 impl Wire {
@@ -44,10 +41,7 @@ impl Wire {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let names = [1, 2].map(|side| format!("ibid-{tag}-{}-{side}", std::process::id()));
         let [a, b] = &names;
-        let wire = Wire {
-            names: [a.clone(), b.clone()],
-            _alone: alone,
-        };
+        let wire = Wire { names: [a.clone(), b.clone()], _alone: alone };
         assert!(ip(&format!("netns add {a}")) && ip(&format!("netns add {b}")));
         assert!(ip(&format!(
             "link add link0 mtu 9000 netns {a} type veth peer name link0 mtu 9000 netns {b}"
@@ -147,10 +141,7 @@ fn frames_flow_again_after_the_link_was_down() {
     let Some(wire) = Wire::new("flap") else {
         return;
     };
-    let mut peers = [
-        wire.spawn(&wire.task(1, "load")),
-        wire.spawn(&wire.task(2, "load")),
-    ];
+    let mut peers = [wire.spawn(&wire.task(1, "load")), wire.spawn(&wire.task(2, "load"))];
     for peer in &mut peers {
         peer.expect("state=Up", LONG);
         flowing(peer);

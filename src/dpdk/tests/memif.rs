@@ -39,20 +39,12 @@ impl Drop for Socket {
 fn transfer(name: &str, bytes: usize, count: u64, memory: &'static str) {
     let socket = Socket::new(name);
     let mut target = Peer::spawn(
-        &socket
-            .task("server", "target")
-            .count(count)
-            .bytes(bytes)
-            .memory(memory),
+        &socket.task("server", "target").count(count).bytes(bytes).memory(memory),
         None,
         &PEER,
     );
     let mut source = Peer::spawn(
-        &socket
-            .task("client", "source")
-            .count(count)
-            .bytes(bytes)
-            .memory(memory),
+        &socket.task("client", "source").count(count).bytes(bytes).memory(memory),
         None,
         &PEER,
     );
@@ -92,10 +84,7 @@ fn it_works_the_same_in_huge_pages() {
 
 fn ibid_free_huge_mib() -> u64 {
     let text = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-    text.ok()
-        .and_then(|text| text.trim().parse::<u64>().ok())
-        .unwrap_or(0)
-        * 2
+    text.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0) * 2
 }
 
 #[test]
@@ -126,11 +115,8 @@ fn the_survivor_goes_on_after_its_peer_was_killed_under_load() {
         client.expect("good=", LONG);
         client.drain();
         server.drain();
-        let (victim, survivor) = if round % 2 == 0 {
-            (&mut server, &mut client)
-        } else {
-            (&mut client, &mut server)
-        };
+        let (victim, survivor) =
+            if round % 2 == 0 { (&mut server, &mut client) } else { (&mut client, &mut server) };
         let role = if round % 2 == 0 { "server" } else { "client" };
         let task = socket.task(role, "load");
         let fresh = || Peer::spawn(&task, None, &PEER);

@@ -46,10 +46,7 @@ fn eal() -> (Eal, MutexGuard<'static, ()>) {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let eal = EAL.get_or_init(|| {
-        let config = EalConfig {
-            memory: EalMemory::Ordinary,
-            ..EalConfig::default()
-        };
+        let config = EalConfig { memory: EalMemory::Ordinary, ..EalConfig::default() };
         let affinity = affinity();
         let (eal, warning) = Eal::init(config).unwrap();
         assert_eq!(warning, None, "ordinary memory was asked for");
@@ -61,11 +58,7 @@ fn eal() -> (Eal, MutexGuard<'static, ()>) {
 
 fn affinity() -> String {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-    status
-        .lines()
-        .find(|line| line.starts_with("Cpus_allowed_list"))
-        .unwrap()
-        .to_owned()
+    status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap().to_owned()
 }
 
 fn open(eal: &Eal, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
@@ -78,31 +71,20 @@ fn open(eal: &Eal, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
 #[test]
 fn the_eal_starts_once() {
     let (_eal, _alone) = eal();
-    assert_eq!(
-        Eal::init(EalConfig::default()).err(),
-        Some(EalError::AlreadyStarted)
-    );
+    assert_eq!(Eal::init(EalConfig::default()).err(), Some(EalError::AlreadyStarted));
 }
 
 #[test]
 fn frames_are_sent_from_the_arena_and_accounted_by_class() {
     let (eal, _alone) = eal();
     let mut port = open(&eal, "net_ring0", SpanMode::Auto);
-    assert_eq!(
-        port.state(),
-        LinkState::Up,
-        "the peer's address is configured"
-    );
+    assert_eq!(port.state(), LinkState::Up, "the peer's address is configured");
     assert!(port.sends_from_arena());
     let spans = [Span::new(0, 4096), Span::new(8192, 1000), Span::new(99, 0)];
     for class in [Class::Log, Class::Log, Class::Cp] {
         port.send(class, b"head", &spans).unwrap();
     }
-    assert_eq!(
-        port.details().spans_held,
-        6,
-        "an empty span takes no buffer"
-    );
+    assert_eq!(port.details().spans_held, 6, "an empty span takes no buffer");
     assert_eq!(port.counters().tx_frames, 0, "nothing goes before a flush");
     port.flush();
     let frame = (FRAME_HEADERS_BYTES + 4 + 5096) as u64;
@@ -110,16 +92,9 @@ fn frames_are_sent_from_the_arena_and_accounted_by_class() {
     assert_eq!(counters.tx_frames, 3);
     assert_eq!(counters.tx_bytes, [2 * frame, frame, 0]);
     assert_eq!(counters.tx_copied_bytes, 0);
-    assert_eq!(
-        port.details().spans_held,
-        6,
-        "the device reads from the arena"
-    );
+    assert_eq!(port.details().spans_held, 6, "the device reads from the arena");
     // The ring gives our own frames back, in the segments they were sent in.
-    assert_eq!(
-        port.receive(32, &mut |_| panic!("our own frames are not the peer's")),
-        0
-    );
+    assert_eq!(port.receive(32, &mut |_| panic!("our own frames are not the peer's")), 0);
     assert_eq!(port.details().dropped[Dropped::Station as usize], 3);
     assert_eq!(port.details().rx_linearised, 3);
     assert_eq!(port.details().spans_held, 0, "and then it doesn't any more");
@@ -157,12 +132,7 @@ fn copies_are_counted_where_the_device_or_the_operator_wants_them() {
     for (device, mode) in [("net_null1", SpanMode::Auto), ("net_ring2", SpanMode::Copy)] {
         let mut port = open(&eal, device, mode);
         assert!(!port.sends_from_arena());
-        port.send(
-            Class::Log,
-            b"head",
-            &[Span::new(0, 4096), Span::new(5000, 12)],
-        )
-        .unwrap();
+        port.send(Class::Log, b"head", &[Span::new(0, 4096), Span::new(5000, 12)]).unwrap();
         port.flush();
         assert_eq!(port.counters().tx_copied_bytes, 4108);
         assert_eq!(port.counters().tx_frames, 1);
@@ -178,10 +148,7 @@ fn what_is_not_for_us_is_dropped_and_bounded_by_the_caller() {
     // net_null always has another frame.
     for most in [1, 31, 32, 33, 100] {
         let before = port.counters().rx_dropped;
-        assert_eq!(
-            port.receive(most, &mut |_| panic!("zeroes are no datagram")),
-            0
-        );
+        assert_eq!(port.receive(most, &mut |_| panic!("zeroes are no datagram")), 0);
         assert_eq!(port.counters().rx_dropped, before + most as u64);
     }
     let dropped = port.details().dropped;
@@ -218,14 +185,8 @@ fn what_breaks_the_contract_panics_before_the_device_sees_it() {
     let mut panics = |head: &[u8], span: Span| {
         catch_unwind(AssertUnwindSafe(|| port.send(Class::Log, head, &[span]))).is_err()
     };
-    assert!(
-        !panics(&[0; 100], Span::new(0, (most - 100) as u32)),
-        "exactly full"
-    );
-    assert!(
-        panics(&[0; 101], Span::new(0, (most - 100) as u32)),
-        "one byte too many"
-    );
+    assert!(!panics(&[0; 100], Span::new(0, (most - 100) as u32)), "exactly full");
+    assert!(panics(&[0; 101], Span::new(0, (most - 100) as u32)), "one byte too many");
     assert!(!panics(&[], Span::new(end - 10, 10)), "the last bytes");
     assert!(panics(&[], Span::new(end - 10, 11)), "past the arena");
     assert!(panics(&[], Span::new(u64::MAX, 1)), "a sum that overflows");
@@ -239,23 +200,14 @@ fn devices_that_do_not_exist_are_refused_and_names_are_free_again_after_a_drop()
         LinkPort::open(&eal, &config, patterned_arena(), Ticks::new()).err()
     };
     let none = refused(LinkDevice::Vdev("net_nosuchdriver0".into()));
-    assert!(
-        matches!(none, Some(PortError::Probe(_) | PortError::NotFound)),
-        "{none:?}"
-    );
+    assert!(matches!(none, Some(PortError::Probe(_) | PortError::NotFound)), "{none:?}");
     let interface = "no-such-if".to_owned();
-    assert_eq!(
-        refused(LinkDevice::AfPacket { interface }),
-        Some(PortError::NoInterface)
-    );
+    assert_eq!(refused(LinkDevice::AfPacket { interface }), Some(PortError::NoInterface));
     for _ in 0..5 {
         drop(open(&eal, "net_null5", SpanMode::Auto));
     }
     let _first = open(&eal, "net_null5", SpanMode::Auto);
-    assert!(
-        refused(LinkDevice::Vdev("net_null5".into())).is_some(),
-        "the name is taken"
-    );
+    assert!(refused(LinkDevice::Vdev("net_null5".into())).is_some(), "the name is taken");
 }
 
 #[test]

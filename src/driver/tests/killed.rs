@@ -13,11 +13,8 @@ use ibid_units::Span;
 
 const PATH: &str = "IBID_TEST_FILE_TO_BE_KILLED_OVER";
 const BYTES: u64 = 16 << 20;
-const OPTIONS: OpenOptions = OpenOptions {
-    create_bytes: Some(BYTES),
-    written: true,
-    read_only: false,
-};
+const OPTIONS: OpenOptions =
+    OpenOptions { create_bytes: Some(BYTES), written: true, read_only: false };
 
 /// Opens the file, says where it listens, and keeps 64 writes in flight until it is killed.
 fn work(path: &Path) {
@@ -28,11 +25,8 @@ fn work(path: &Path) {
     println!("\nlistening {}", streams.addresses().unwrap()[0]);
     // A bound in case nobody kills it.
     for n in 0..1_000_000u64 {
-        let op = DiskOp::Write {
-            file: FileId(0),
-            at: n * 65536 % BYTES,
-            span: Span::new(0, 65536),
-        };
+        let op =
+            DiskOp::Write { file: FileId(0), at: n * 65536 % BYTES, span: Span::new(0, 65536) };
         while disk.submit(op, n).is_err() {
             disk.poll(&mut |_, result| result.unwrap());
         }
@@ -48,11 +42,7 @@ fn a_killed_node_does_not_stop_the_next() {
     let path = folder.path().join("log");
     for round in 0..5 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "a_killed_node_does_not_stop_the_next",
-                "--nocapture",
-            ])
+            .args(["--exact", "a_killed_node_does_not_stop_the_next", "--nocapture"])
             .env(PATH, &path)
             .stdout(Stdio::piped())
             .spawn()

@@ -69,10 +69,7 @@ fn an_armed_thread_that_allocates_stops_the_process() {
         .output()
         .unwrap();
     assert_eq!(child.status.signal(), Some(6), "SIGABRT: {child:?}");
-    assert!(
-        String::from_utf8_lossy(&child.stderr).contains("4321 bytes"),
-        "{child:?}"
-    );
+    assert!(String::from_utf8_lossy(&child.stderr).contains("4321 bytes"), "{child:?}");
 }
 
 #[test]
@@ -80,10 +77,7 @@ fn the_data_path_allocates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (arena, _) = Arena::new(4 << 20, false).unwrap();
     let arena = Arc::new(arena);
-    let options = OpenOptions {
-        create_bytes: Some(1 << 20),
-        ..OpenOptions::default()
-    };
+    let options = OpenOptions { create_bytes: Some(1 << 20), ..OpenOptions::default() };
     let (file, _) = DiskFile::open(&folder.path().join("volume"), options).unwrap();
     let (mut disk, _) = UringDisk::new(Arc::clone(&arena), vec![file], 16).unwrap();
     let mut streams = TcpStreams::listen("127.0.0.1:0", Arc::clone(&arena), 4).unwrap();
@@ -106,10 +100,7 @@ fn the_data_path_allocates_nothing() {
         let (mut opened, mut echoed) = (None, 0);
         let place = |at| Span::new(at, 8192);
         while echoed < 50 {
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "stuck after {echoed}"
-            );
+            assert!(start.elapsed() < Duration::from_secs(20), "stuck after {echoed}");
             clock.now();
             streams.poll(Nanos::from_micros(200), &mut |event| {
                 if let StreamEvent::Opened(id) = event {
@@ -125,22 +116,10 @@ fn the_data_path_allocates_nothing() {
             }
             let file = FileId(0);
             for op in [
-                DiskOp::Zero {
-                    file,
-                    at: 0,
-                    len: 8192,
-                },
-                DiskOp::Write {
-                    file,
-                    at: 8192,
-                    span: place(0),
-                },
+                DiskOp::Zero { file, at: 0, len: 8192 },
+                DiskOp::Write { file, at: 8192, span: place(0) },
                 DiskOp::Flush { file },
-                DiskOp::Read {
-                    file,
-                    at: 8192,
-                    span: place(65536),
-                },
+                DiskOp::Read { file, at: 8192, span: place(65536) },
                 DiskOp::Flush { file: FileId(7) },
             ] {
                 disk.submit(op, 1).unwrap();

@@ -35,9 +35,7 @@ impl Frontend {
                     slot,
                     page,
                     0,
-                    sqe.sgl
-                        .length
-                        .min(ibid_wire::nvme_tcp::IDENTIFY_BYTES as u32),
+                    sqe.sgl.length.min(ibid_wire::nvme_tcp::IDENTIFY_BYTES as u32),
                 )
             }
             opcode::GET_LOG_PAGE => {
@@ -53,11 +51,7 @@ impl Frontend {
             opcode::ASYNC_EVENT_REQUEST => {
                 no_data(data)?;
                 let connection = &mut self.connections[c];
-                if connection
-                    .slots
-                    .iter()
-                    .filter(|slot| slot.phase == Phase::Held)
-                    .count()
+                if connection.slots.iter().filter(|slot| slot.phase == Phase::Held).count()
                     >= AER_MAX
                 {
                     return Err(Status::AER_LIMIT_EXCEEDED);
@@ -88,12 +82,8 @@ impl Frontend {
         at: u64,
         bytes: u32,
     ) -> Result<Verdict, Status> {
-        self.connections[c].slots[usize::from(slot)].phase = Phase::Reply {
-            page,
-            at,
-            bytes,
-            sent: 0,
-        };
+        self.connections[c].slots[usize::from(slot)].phase =
+            Phase::Reply { page, at, bytes, sent: 0 };
         self.enqueue(c, slot);
         Ok(Verdict::Taken)
     }

@@ -25,13 +25,10 @@ impl Frontend {
         connection.drop_held(sqe.cid);
         let (slot, is_new) = connection.take_slot(sqe.cid);
         // Not free any more, whatever comes of it.
-        connection.slots[usize::from(slot)].phase = Phase::Responding {
-            status: Status::INTERNAL_ERROR,
-            result: 0,
-        };
+        connection.slots[usize::from(slot)].phase =
+            Phase::Responding { status: Status::INTERNAL_ERROR, result: 0 };
         let verdict = if is_new {
-            self.judge(c, slot, sqe, data)
-                .unwrap_or_else(|status| Verdict::End(status, 0))
+            self.judge(c, slot, sqe, data).unwrap_or_else(|status| Verdict::End(status, 0))
         } else {
             Verdict::End(Status::CID_CONFLICT, 0)
         };
@@ -56,14 +53,7 @@ impl Frontend {
                 return;
             }
         };
-        connection.body = Some(Body {
-            slot,
-            to,
-            left: data,
-            digest,
-            last: true,
-            by_r2t: false,
-        });
+        connection.body = Some(Body { slot, to, left: data, digest, last: true, by_r2t: false });
         self.set_data_deadline(c, false);
     }
 
@@ -138,9 +128,5 @@ impl Frontend {
 
 /// Refuses data with a command that takes none.
 pub(super) fn no_data(data: u32) -> Result<(), Status> {
-    if data == 0 {
-        Ok(())
-    } else {
-        Err(Status::INVALID_FIELD)
-    }
+    if data == 0 { Ok(()) } else { Err(Status::INVALID_FIELD) }
 }

@@ -63,11 +63,7 @@ impl NamespaceConfig {
     /// Logical blocks of a transfer of so many bytes, as a 0-based 16-bit field.
     pub(super) const fn blocks_field(&self, bytes: u32) -> u16 {
         let blocks = bytes / self.lba_bytes;
-        if blocks > 1 << 16 {
-            u16::MAX
-        } else {
-            (blocks - 1) as u16
-        }
+        if blocks > 1 << 16 { u16::MAX } else { (blocks - 1) as u16 }
     }
 }
 
@@ -106,10 +102,7 @@ impl TargetConfig {
     /// If a value is outside of what this file's comments allow; the control plane has refused that before, in words.
     pub(super) fn check(&self) {
         let limits = &self.limits;
-        assert!(
-            ibid_wire::nvme_tcp::put_nqn(&self.nqn).is_some(),
-            "the subsystem's NQN is no NQN"
-        );
+        assert!(ibid_wire::nvme_tcp::put_nqn(&self.nqn).is_some(), "the subsystem's NQN is no NQN");
         assert!(!self.namespaces.is_empty(), "no namespace to serve");
         for (index, namespace) in self.namespaces.iter().enumerate() {
             assert!(
@@ -118,24 +111,17 @@ impl TargetConfig {
             );
             assert!(namespace.capacity > 0, "a namespace is empty");
             assert!(
-                namespace
-                    .capacity
-                    .is_multiple_of(u64::from(namespace.lba_bytes) / 512),
+                namespace.capacity.is_multiple_of(u64::from(namespace.lba_bytes) / 512),
                 "a namespace ends within a block"
             );
             assert!(
-                self.namespaces[..index]
-                    .iter()
-                    .all(|other| other.volume != namespace.volume),
+                self.namespaces[..index].iter().all(|other| other.volume != namespace.volume),
                 "a volume is served twice"
             );
         }
         assert!(limits.connections_max >= 1, "no connections");
         assert!(limits.controllers_max >= 1, "no controllers");
-        assert!(
-            (1..=IO_QUEUES_LIMIT).contains(&limits.io_queues_max),
-            "I/O queues out of range"
-        );
+        assert!((1..=IO_QUEUES_LIMIT).contains(&limits.io_queues_max), "I/O queues out of range");
         assert!(
             (2..=QUEUE_DEPTH_LIMIT).contains(&limits.queue_depth_max),
             "queue depth out of range"
@@ -152,26 +138,14 @@ impl TargetConfig {
             limits.in_capsule_bytes.is_multiple_of(4096),
             "in-capsule data is not whole blocks"
         );
-        assert!(
-            limits.in_capsule_bytes >= 4096,
-            "a list of ranges must fit a capsule"
-        );
+        assert!(limits.in_capsule_bytes >= 4096, "a list of ranges must fit a capsule");
         assert!(
             limits.in_capsule_bytes <= limits.transfer_bytes_max,
             "in-capsule data is larger than a transfer"
         );
-        assert!(
-            self.controller_ids.0 >= 1,
-            "controller identifiers start at 1"
-        );
-        assert!(
-            self.controller_ids.0 <= self.controller_ids.1,
-            "no controller identifiers"
-        );
-        assert!(
-            self.controller_ids.1 <= 0xffef,
-            "controller identifiers end at FFEFh"
-        );
+        assert!(self.controller_ids.0 >= 1, "controller identifiers start at 1");
+        assert!(self.controller_ids.0 <= self.controller_ids.1, "no controller identifiers");
+        assert!(self.controller_ids.1 <= 0xffef, "controller identifiers end at FFEFh");
         assert!(
             self.controller_ids.1 - self.controller_ids.0 >= limits.controllers_max - 1,
             "too few controller identifiers"

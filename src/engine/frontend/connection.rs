@@ -309,10 +309,7 @@ impl Connection {
     /// Takes a slot for a command; the flag says whether its identifier is new. Only while not [`Connection::is_full`].
     pub(super) fn take_slot(&mut self, cid: u16) -> (u16, bool) {
         assert!(!self.is_full(), "a command was taken into a full queue");
-        let index = self
-            .free
-            .pop()
-            .expect("a queue has no more entries than slots");
+        let index = self.free.pop().expect("a queue has no more entries than slots");
         let (word, bit) = (usize::from(cid / 64), 1 << (cid % 64));
         let is_new = self.cids[word] & bit == 0;
         self.cids[word] |= bit;
@@ -351,10 +348,8 @@ impl Connection {
 
     /// The in-capsule data that waited flows into these pages.
     pub(super) fn place_body(&mut self, span: Span) {
-        let body = self
-            .body
-            .as_mut()
-            .expect("a write that waits for pages is the body being received");
+        let body =
+            self.body.as_mut().expect("a write that waits for pages is the body being received");
         assert!(body.to == To::Await, "pages are given twice");
         assert!(body.left == span.len, "pages are not the body's length");
         body.to = To::Arena { whole: span };

@@ -55,29 +55,19 @@ impl Controller {
 impl Frontend {
     /// Controllers in use.
     pub fn controllers_open(&self) -> u32 {
-        self.controllers
-            .iter()
-            .filter(|controller| controller.id != 0)
-            .count() as u32
+        self.controllers.iter().filter(|controller| controller.id != 0).count() as u32
     }
 
     /// A free place and a fresh identifier, if there is one. Identifiers come round late, so that a host's late I/O queue
     /// does not find another host's controller.
     pub(super) fn take_controller(&mut self) -> Option<(usize, u16)> {
-        let k = self
-            .controllers
-            .iter()
-            .position(|controller| controller.id == 0)?;
+        let k = self.controllers.iter().position(|controller| controller.id == 0)?;
         let (first, last) = self.config.controller_ids;
         // At most as many are in use as there are controllers, so this ends.
         loop {
             let id = self.controller_id_next;
             self.controller_id_next = if id == last { first } else { id + 1 };
-            if self
-                .controllers
-                .iter()
-                .all(|controller| controller.id != id)
-            {
+            if self.controllers.iter().all(|controller| controller.id != id) {
                 return Some((k, id));
             }
         }
@@ -104,9 +94,7 @@ impl Frontend {
                 if connection.state != State::Closing {
                     self.begin_close(c);
                 }
-                self.push(Event::Attend {
-                    conn: ConnId(c as u16),
-                });
+                self.push(Event::Attend { conn: ConnId(c as u16) });
             }
         }
     }

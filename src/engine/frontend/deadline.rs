@@ -35,9 +35,7 @@ impl Frontend {
                 self.close_io_queues(k);
                 let c = usize::from(self.controllers[k].admin);
                 self.begin_close(c);
-                self.push(Event::Attend {
-                    conn: ConnId(c as u16),
-                });
+                self.push(Event::Attend { conn: ConnId(c as u16) });
             }
         }
         for c in 0..self.connections.len() {
@@ -53,18 +51,13 @@ impl Frontend {
                 self.counters.deadlines_missed += 1;
                 self.begin_close(c);
             }
-            self.push(Event::Attend {
-                conn: ConnId(c as u16),
-            });
+            self.push(Event::Attend { conn: ConnId(c as u16) });
         }
         let steps = self
             .connections
             .iter()
             .map(|connection| connection.step_deadline.min(connection.data_deadline));
-        let controllers = self
-            .controllers
-            .iter()
-            .map(|controller| controller.deadline);
+        let controllers = self.controllers.iter().map(|controller| controller.deadline);
         self.next = steps.chain(controllers).min().unwrap_or(Nanos::NEVER);
     }
 

@@ -70,12 +70,7 @@ impl Frontend {
         out.fill(0);
         match lid {
             log_page::DISCOVERY if is_discovery => {
-                DiscoveryHeader {
-                    generation: 1,
-                    records: 1,
-                    recfmt: 0,
-                }
-                .emit(&mut out[..]);
+                DiscoveryHeader { generation: 1, records: 1, recfmt: 0 }.emit(&mut out[..]);
                 let mut record = DiscoveryRecord {
                     trtype: TRTYPE_TCP,
                     adrfam: if self.config.traddr.contains(':') {
@@ -142,11 +137,7 @@ impl Frontend {
                 for code in [opcode::FLUSH, opcode::READ] {
                     set(EFFECTS_IO_AT, code, EFFECTS_SUPPORTED);
                 }
-                for code in [
-                    opcode::WRITE,
-                    opcode::WRITE_ZEROES,
-                    opcode::DATASET_MANAGEMENT,
-                ] {
+                for code in [opcode::WRITE, opcode::WRITE_ZEROES, opcode::DATASET_MANAGEMENT] {
                     set(EFFECTS_IO_AT, code, EFFECTS_SUPPORTED | EFFECTS_WRITES);
                 }
                 IDENTIFY_BYTES

@@ -18,27 +18,15 @@ pub(super) const VERSION: u32 = 2 << 16;
 const READY_TIMEOUT_500MS: u8 = 2;
 
 const fn in_command(ipo: u16) -> (Status, u64) {
-    (
-        Status::CONNECT_INVALID_PARAMETERS,
-        ConnectRefusal {
-            ipo,
-            in_data: false,
-        }
-        .emit(),
-    )
+    (Status::CONNECT_INVALID_PARAMETERS, ConnectRefusal { ipo, in_data: false }.emit())
 }
 const fn in_data(ipo: u16) -> (Status, u64) {
-    (
-        Status::CONNECT_INVALID_PARAMETERS,
-        ConnectRefusal { ipo, in_data: true }.emit(),
-    )
+    (Status::CONNECT_INVALID_PARAMETERS, ConnectRefusal { ipo, in_data: true }.emit())
 }
 
 impl TargetConfig {
     fn admits(&self, host: &str) -> bool {
-        self.hosts
-            .as_ref()
-            .is_none_or(|hosts| hosts.iter().any(|allowed| allowed == host))
+        self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|allowed| allowed == host))
     }
 }
 
@@ -172,11 +160,7 @@ impl Frontend {
             hostnqn: data.hostnqn,
             hostid: data.hostid,
             admin: c as u16,
-            queues: if kind == ControllerKind::Io {
-                self.config.limits.io_queues_max
-            } else {
-                0
-            },
+            queues: if kind == ControllerKind::Io { self.config.limits.io_queues_max } else { 0 },
             kato_ms,
             ..Controller::default()
         };
@@ -215,11 +199,7 @@ impl Frontend {
             .connections
             .iter()
             .any(|other| other.controller == Some(k as u16) && other.qid == request.qid);
-        if is_taken {
-            Err((Status::SEQUENCE_ERROR, 0))
-        } else {
-            Ok(k)
-        }
+        if is_taken { Err((Status::SEQUENCE_ERROR, 0)) } else { Ok(k) }
     }
 
     fn property(&self, k: usize, get: PropertyGet) -> Result<u64, Status> {
@@ -256,11 +236,7 @@ impl Frontend {
                 controller.csts.failed = true;
                 return Err(Status::INVALID_FIELD);
             }
-            controller.csts = Csts {
-                ready: true,
-                failed: false,
-                shut_down: false,
-            };
+            controller.csts = Csts { ready: true, failed: false, shut_down: false };
         }
         controller.cc = new;
         if was_enabled && !new.enable() {

@@ -40,11 +40,7 @@ const PAGE_SHIFT: u32 = 12;
 fn padded<const N: usize>(text: &str) -> [u8; N] {
     let mut field = [b' '; N];
     for (place, byte) in field.iter_mut().zip(text.bytes()) {
-        *place = if byte.is_ascii_graphic() || byte == b' ' {
-            byte
-        } else {
-            b'?'
-        };
+        *place = if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'?' };
     }
     field
 }
@@ -52,10 +48,7 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
 impl Frontend {
     /// What an Identify asks for, if we have it (C30).
     pub(super) fn judge_identify(&self, k: usize, request: Identify) -> Result<Page, Status> {
-        let page = Page::Identify {
-            cns: request.cns,
-            nsid: request.nsid,
-        };
+        let page = Page::Identify { cns: request.cns, nsid: request.nsid };
         if self.controllers[k].kind == ControllerKind::Discovery {
             return if request.cns == cns::CONTROLLER {
                 Ok(page)
@@ -92,10 +85,7 @@ impl Frontend {
 
     /// The namespace with this identifier.
     pub(super) fn namespace(&self, nsid: u32) -> Option<&NamespaceConfig> {
-        self.config
-            .namespaces
-            .iter()
-            .find(|namespace| namespace.id() == nsid)
+        self.config.namespaces.iter().find(|namespace| namespace.id() == nsid)
     }
 
     /// Renders a structure into `scratch`; gives its length.
@@ -132,20 +122,13 @@ impl Frontend {
             }
             (cns::DESCRIPTORS, Some(namespace)) => {
                 emit_descriptors(
-                    &NamespaceId {
-                        nguid: namespace.nguid,
-                        uuid: namespace.uuid,
-                    },
+                    &NamespaceId { nguid: namespace.nguid, uuid: namespace.uuid },
                     out,
                 );
             }
             (cns::INDEPENDENT_NAMESPACE, Some(_)) => {
-                IdentifyIndependentNamespace {
-                    nsfeat: NSFEAT,
-                    nmic: NMIC,
-                    nstat: 1,
-                }
-                .emit(&mut out[..]);
+                IdentifyIndependentNamespace { nsfeat: NSFEAT, nmic: NMIC, nstat: 1 }
+                    .emit(&mut out[..]);
             }
             (cns::SET_CONTROLLER, _) => {
                 let wzsl = (ZEROES_BYTES_MAX.ilog2() - PAGE_SHIFT) as u8;
@@ -158,22 +141,13 @@ impl Frontend {
                     .max()
                     .unwrap_or(512);
                 let dmrsl = (ZEROES_BYTES_MAX / u64::from(largest)) as u32;
-                IdentifyNvmController {
-                    wzsl,
-                    dmrl: u8::MAX,
-                    dmrsl,
-                }
-                .emit(&mut out[..]);
+                IdentifyNvmController { wzsl, dmrl: u8::MAX, dmrsl }.emit(&mut out[..]);
             }
             (cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST, _) => {
                 // In ascending order, whatever order they are configured in: each time the smallest above the one before.
                 let namespaces = &self.config.namespaces;
                 let above = |floor: u32| {
-                    namespaces
-                        .iter()
-                        .map(NamespaceConfig::id)
-                        .filter(|&id| id > floor)
-                        .min()
+                    namespaces.iter().map(NamespaceConfig::id).filter(|&id| id > floor).min()
                 };
                 emit_namespace_list(core::iter::successors(above(nsid), |&id| above(id)), out);
             }
@@ -188,11 +162,7 @@ impl Frontend {
         let config = &self.config;
         let controller = &self.controllers[k];
         let is_io = controller.kind == ControllerKind::Io;
-        let nqn = if is_io {
-            config.nqn.as_str()
-        } else {
-            DISCOVERY_NQN
-        };
+        let nqn = if is_io { config.nqn.as_str() } else { DISCOVERY_NQN };
         let transfer = config.limits.transfer_bytes_max;
         let atomic = config
             .namespaces
@@ -200,12 +170,7 @@ impl Frontend {
             .map(|namespace| namespace.blocks_field(transfer))
             .min()
             .unwrap_or(0);
-        let highest = config
-            .namespaces
-            .iter()
-            .map(NamespaceConfig::id)
-            .max()
-            .unwrap_or(0);
+        let highest = config.namespaces.iter().map(NamespaceConfig::id).max().unwrap_or(0);
         let in_capsule =
             CAPSULE_BYTES as u32 - COMMON_BYTES as u32 + config.limits.in_capsule_bytes;
         let for_io = |value: u32| if is_io { value } else { 0 };

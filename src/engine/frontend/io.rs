@@ -15,18 +15,13 @@ pub(super) const RANGES_MAX: usize = 256;
 impl NamespaceConfig {
     /// A run of logical blocks in sectors, if it lies in the namespace.
     fn range(&self, slba: u64, blocks: u32) -> Result<(Sector, Sectors), Status> {
-        let end = slba
-            .checked_add(blocks.into())
-            .ok_or(Status::LBA_OUT_OF_RANGE)?;
+        let end = slba.checked_add(blocks.into()).ok_or(Status::LBA_OUT_OF_RANGE)?;
         if end > self.blocks() {
             return Err(Status::LBA_OUT_OF_RANGE);
         }
         // No overflow: the end lies in a volume whose sectors fit, and every limit that got here is far below 2 TiB.
         let scale = self.lba_bytes / 512;
-        Ok((
-            Sector::new(slba * u64::from(scale)),
-            Sectors::new(blocks.saturating_mul(scale)),
-        ))
+        Ok((Sector::new(slba * u64::from(scale)), Sectors::new(blocks.saturating_mul(scale))))
     }
 }
 
@@ -61,26 +56,9 @@ impl Frontend {
                 let (first, sectors) = namespace.range(io.slba, io.blocks)?;
                 self.counters.writes += 1;
                 self.counters.written_sectors += u64::from(sectors.get());
-                self.set_phase(
-                    c,
-                    slot,
-                    Phase::AwaitsPages {
-                        bytes: bytes as u32,
-                        inline,
-                    },
-                );
-                self.push(Event::Write {
-                    cmd,
-                    volume,
-                    first,
-                    sectors,
-                    fua: io.fua,
-                });
-                Ok(if inline {
-                    Verdict::WriteInline
-                } else {
-                    Verdict::Taken
-                })
+                self.set_phase(c, slot, Phase::AwaitsPages { bytes: bytes as u32, inline });
+                self.push(Event::Write { cmd, volume, first, sectors, fua: io.fua });
+                Ok(if inline { Verdict::WriteInline } else { Verdict::Taken })
             }
             opcode::READ => {
                 self.outbound(sqe, data, bytes)?;
@@ -90,19 +68,8 @@ impl Frontend {
                 let (first, sectors) = namespace.range(io.slba, io.blocks)?;
                 self.counters.reads += 1;
                 self.counters.read_sectors += u64::from(sectors.get());
-                self.set_phase(
-                    c,
-                    slot,
-                    Phase::Reading {
-                        bytes: bytes as u32,
-                    },
-                );
-                self.push(Event::Read {
-                    cmd,
-                    volume,
-                    first,
-                    sectors,
-                });
+                self.set_phase(c, slot, Phase::Reading { bytes: bytes as u32 });
+                self.push(Event::Read { cmd, volume, first, sectors });
                 Ok(Verdict::Taken)
             }
             opcode::FLUSH => {
@@ -153,9 +120,7 @@ impl Frontend {
             return;
         };
         let list = &self.connections[c].small[..bytes];
-        let ranges = list
-            .chunks_exact(DsmRange::BYTES)
-            .take(request.ranges.into());
+        let ranges = list.chunks_exact(DsmRange::BYTES).take(request.ranges.into());
         let mut runs = [(Sector::new(0), Sectors::new(0)); RANGES_MAX];
         let mut count = 0;
         let mut refusal = None;
@@ -184,14 +149,7 @@ impl Frontend {
             return;
         }
         let cmd = self.command_id(c, slot);
-        self.set_phase(
-            c,
-            slot,
-            Phase::Ranges {
-                left: count as u16,
-                worst: Status::SUCCESS,
-            },
-        );
+        self.set_phase(c, slot, Phase::Ranges { left: count as u16, worst: Status::SUCCESS });
         for &(first, sectors) in &runs[..count] {
             self.push(Event::Zeroes {
                 cmd,

@@ -221,12 +221,8 @@ impl Frontend {
             + usize::from(limits.connections_max) * 2
             + usize::from(limits.controllers_max);
         Self {
-            connections: (0..limits.connections_max)
-                .map(|_| Connection::new(&limits))
-                .collect(),
-            controllers: (0..limits.controllers_max)
-                .map(|_| Controller::default())
-                .collect(),
+            connections: (0..limits.connections_max).map(|_| Connection::new(&limits)).collect(),
+            controllers: (0..limits.controllers_max).map(|_| Controller::default()).collect(),
             controller_id_next: config.controller_ids.0,
             events: VecDeque::with_capacity(events_max),
             events_max,
@@ -241,10 +237,7 @@ impl Frontend {
     /// Takes a TCP connection in. `None`: there are too many, close it.
     pub fn open(&mut self, now: Nanos) -> Option<ConnId> {
         self.now = now;
-        let c = self
-            .connections
-            .iter()
-            .position(|connection| connection.state == State::Free)?;
+        let c = self.connections.iter().position(|connection| connection.state == State::Free)?;
         self.connections[c].state = State::AwaitsIcReq;
         self.set_handshake_deadline(c, now);
         Some(ConnId(c as u16))
@@ -304,11 +297,7 @@ impl Frontend {
         let Phase::AwaitsPages { bytes, inline } = entry.phase else {
             return;
         };
-        assert!(
-            span.len == bytes,
-            "a write of {bytes} bytes got {} bytes of pages",
-            span.len
-        );
+        assert!(span.len == bytes, "a write of {bytes} bytes got {} bytes of pages", span.len);
         if inline {
             entry.phase = Phase::Filling;
             connection.place_body(span);
@@ -337,10 +326,7 @@ impl Frontend {
             Phase::Filling => {
                 let mut start = None;
                 if let Some(transfer) = &mut entry.r2t {
-                    assert!(
-                        transfer.span.len == span.len,
-                        "a write moves to pages of its length"
-                    );
+                    assert!(transfer.span.len == span.len, "a write moves to pages of its length");
                     start = Some(transfer.span.at);
                     transfer.span = span;
                 }
@@ -377,22 +363,12 @@ impl Frontend {
             pieces.len()
         );
         let sum: u64 = pieces.iter().map(|piece| u64::from(piece.span.len)).sum();
-        assert!(
-            sum == u64::from(bytes),
-            "a read of {bytes} bytes is answered with {sum}"
-        );
+        assert!(sum == u64::from(bytes), "a read of {bytes} bytes is answered with {sum}");
         if connection.data_digest {
-            assert!(
-                pieces.iter().all(|piece| piece.crc.is_some()),
-                "a piece has no digest"
-            );
+            assert!(pieces.iter().all(|piece| piece.crc.is_some()), "a piece has no digest");
         }
         connection.pieces[usize::from(slot)][..pieces.len()].copy_from_slice(pieces);
-        entry.phase = Phase::Sending {
-            count: pieces.len() as u8,
-            next: 0,
-            offset: 0,
-        };
+        entry.phase = Phase::Sending { count: pieces.len() as u8, next: 0, offset: 0 };
         entry.pinned = true;
         self.enqueue(c, slot);
     }
@@ -418,10 +394,7 @@ impl Frontend {
             Phase::Ranges { left, worst } => {
                 let worst = if worst.is_success() { status } else { worst };
                 if left > 1 {
-                    entry.phase = Phase::Ranges {
-                        left: left - 1,
-                        worst,
-                    };
+                    entry.phase = Phase::Ranges { left: left - 1, worst };
                 } else {
                     self.respond(c, slot, worst, 0);
                 }
@@ -447,10 +420,7 @@ impl Frontend {
     }
 
     fn push(&mut self, event: Event) {
-        assert!(
-            self.events.len() < self.events_max,
-            "events were not drained"
-        );
+        assert!(self.events.len() < self.events_max, "events were not drained");
         self.events.push_back(event);
     }
 

@@ -44,9 +44,7 @@ impl Frontend {
             return ReceivePlan::Closing;
         }
         let Some(body) = self.connections[c].body else {
-            let need = self
-                .head_need(c)
-                .expect("a bad header was refused when it came");
+            let need = self.head_need(c).expect("a bad header was refused when it came");
             let connection = &mut self.connections[c];
             return ReceivePlan::Receive {
                 payload: None,
@@ -72,17 +70,11 @@ impl Frontend {
             },
             To::Small { total } => {
                 let (from, to) = ((total - body.left) as usize, total as usize);
-                ReceivePlan::Receive {
-                    payload: None,
-                    head: &mut connection.small[from..to],
-                }
+                ReceivePlan::Receive { payload: None, head: &mut connection.small[from..to] }
             }
             To::Discard => {
                 let count = connection.small.len().min(body.left as usize);
-                ReceivePlan::Receive {
-                    payload: None,
-                    head: &mut connection.small[..count],
-                }
+                ReceivePlan::Receive { payload: None, head: &mut connection.small[..count] }
             }
         }
     }
@@ -111,10 +103,7 @@ impl Frontend {
             );
         }
         connection.have += rest;
-        assert!(
-            connection.have <= HEAD_BYTES,
-            "more arrived than was planned"
-        );
+        assert!(connection.have <= HEAD_BYTES, "more arrived than was planned");
         if let Err(fatal) = self.advance(c) {
             self.fail(c, fatal);
         }
@@ -215,47 +204,27 @@ impl Frontend {
         match kind {
             PduKind::IcReq => {
                 return if common.plen as usize == IC_BYTES {
-                    Ok(Head {
-                        kind,
-                        flags,
-                        bytes: IC_BYTES,
-                        data: 0,
-                    })
+                    Ok(Head { kind, flags, bytes: IC_BYTES, data: 0 })
                 } else {
                     Err(FatalError::HeaderField(AT_PLEN))
                 };
             }
             PduKind::H2cTermReq => {
-                return Ok(Head {
-                    kind,
-                    flags,
-                    bytes: COMMON_BYTES,
-                    data: 0,
-                });
+                return Ok(Head { kind, flags, bytes: COMMON_BYTES, data: 0 });
             }
             _ => {}
         }
         if connection.header_digest != (flags & pdu_flag::HDGST != 0) {
             return Err(FatalError::HeaderField(AT_FLAGS));
         }
-        let bytes = header
-            + if connection.header_digest {
-                DIGEST_BYTES
-            } else {
-                0
-            };
+        let bytes = header + if connection.header_digest { DIGEST_BYTES } else { 0 };
         if (common.plen as usize) < bytes {
             return Err(FatalError::HeaderField(AT_PLEN));
         }
         if common.plen as usize == bytes {
             // A capsule without data; data PDUs have some.
             return if kind == PduKind::CapsuleCmd {
-                Ok(Head {
-                    kind,
-                    flags,
-                    bytes,
-                    data: 0,
-                })
+                Ok(Head { kind, flags, bytes, data: 0 })
             } else {
                 Err(FatalError::HeaderField(AT_PLEN))
             };
@@ -272,21 +241,10 @@ impl Frontend {
         if connection.data_digest != (flags & pdu_flag::DDGST != 0) {
             return Err(FatalError::HeaderField(AT_FLAGS));
         }
-        let trailer = if connection.data_digest {
-            DIGEST_BYTES as u32
-        } else {
-            0
-        };
-        let data = (common.plen - u32::from(pdo))
-            .checked_sub(trailer)
-            .filter(|&data| data > 0);
+        let trailer = if connection.data_digest { DIGEST_BYTES as u32 } else { 0 };
+        let data = (common.plen - u32::from(pdo)).checked_sub(trailer).filter(|&data| data > 0);
         let data = data.ok_or(FatalError::HeaderField(AT_PLEN))?;
-        Ok(Head {
-            kind,
-            flags,
-            bytes: pdo.into(),
-            data,
-        })
+        Ok(Head { kind, flags, bytes: pdo.into(), data })
     }
 
     /// Checks the header digest behind a header of `bytes` (P13).
@@ -318,16 +276,8 @@ impl Frontend {
             return Err(FatalError::HeaderField(AT_HPDA));
         }
         let granted = request.dgst & (dgst::HEADER | dgst::DATA);
-        let answer = connection
-            .stage
-            .bytes(IC_BYTES, super::stage::After::Nothing);
-        IcResp {
-            pfv: 0,
-            cpda: 0,
-            dgst: granted,
-            maxh2cdata,
-        }
-        .emit(answer);
+        let answer = connection.stage.bytes(IC_BYTES, super::stage::After::Nothing);
+        IcResp { pfv: 0, cpda: 0, dgst: granted, maxh2cdata }.emit(answer);
         CommonHeader::plain(PduKind::IcResp).emit(answer);
         connection.alignment = (usize::from(request.hpda) + 1) * 4;
         connection.header_digest = granted & dgst::HEADER != 0;
@@ -367,9 +317,7 @@ impl Frontend {
         let limit = self.config.limits.transfer_bytes_max;
         let connection = &mut self.connections[c];
         let pdu = DataPdu::parse(&connection.head).expect("a data PDU's header is complete");
-        let slot = connection
-            .slot_of_tag(pdu.ttag)
-            .ok_or(FatalError::Sequence)?;
+        let slot = connection.slot_of_tag(pdu.ttag).ok_or(FatalError::Sequence)?;
         let entry = &mut connection.slots[usize::from(slot)];
         let phase = entry.phase;
         let transfer = entry.r2t.as_mut().ok_or(FatalError::Sequence)?;
@@ -395,11 +343,7 @@ impl Frontend {
         }
         let whole = Span::new(transfer.span.at + u64::from(pdu.datao), pdu.datal);
         transfer.received += pdu.datal;
-        let to = if phase == Phase::Filling {
-            To::Arena { whole }
-        } else {
-            To::Discard
-        };
+        let to = if phase == Phase::Filling { To::Arena { whole } } else { To::Discard };
         connection.body = Some(Body {
             slot,
             to,
@@ -427,12 +371,7 @@ impl Frontend {
                     entry.phase = Phase::AtShard;
                 }
                 let cmd = self.command_id(c, body.slot);
-                self.push(Event::Arrived {
-                    cmd,
-                    span: whole,
-                    digest,
-                    last: body.last,
-                });
+                self.push(Event::Arrived { cmd, span: whole, digest, last: body.last });
             }
             (Phase::Draining { status }, _) => {
                 if body.last {

@@ -34,10 +34,7 @@ pub struct PieceList<'a> {
 impl<'a> PieceList<'a> {
     /// Nothing.
     pub const fn new() -> Self {
-        Self {
-            pieces: [Piece::Bytes(&[]); SEND_PIECES_MAX],
-            count: 0,
-        }
+        Self { pieces: [Piece::Bytes(&[]); SEND_PIECES_MAX], count: 0 }
     }
     /// The pieces.
     pub fn as_slice(&self) -> &[Piece<'a>] {
@@ -133,22 +130,14 @@ impl Stage {
     pub(super) fn bytes(&mut self, len: usize, after: After) -> &mut [u8] {
         let at = self.used;
         self.used += len;
-        self.items.push_back(Item {
-            content: Content::Bytes {
-                at: at as u16,
-                len: len as u16,
-            },
-            after,
-        });
+        self.items
+            .push_back(Item { content: Content::Bytes { at: at as u16, len: len as u16 }, after });
         &mut self.bytes[at..at + len]
     }
 
     /// Stages payload. Only after [`Stage::has_room`].
     pub(super) fn span(&mut self, span: Span, after: After) {
-        self.items.push_back(Item {
-            content: Content::Span(span),
-            after,
-        });
+        self.items.push_back(Item { content: Content::Span(span), after });
     }
 
     /// Shows what is to be sent; neighbouring bytes are one piece.

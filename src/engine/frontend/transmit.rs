@@ -87,11 +87,9 @@ impl Frontend {
                     self.stage_response(c, slot, status, result);
                     true
                 }
-                Phase::Sending {
-                    count,
-                    next,
-                    offset,
-                } => self.stage_piece(c, slot, count, next, offset),
+                Phase::Sending { count, next, offset } => {
+                    self.stage_piece(c, slot, count, next, offset)
+                }
                 Phase::Reply { .. } => self.stage_reply(c, slot),
                 Phase::Free
                 | Phase::AwaitsData { .. }
@@ -119,15 +117,8 @@ impl Frontend {
         entry.phase = Phase::Filling;
         entry.r2t = Some(Transfer { span, received: 0 });
         connection.r2ts += 1;
-        let r2t = R2t {
-            cccid: entry.cid,
-            ttag: tag,
-            r2to: 0,
-            r2tl: span.len,
-        };
-        self.stage_header(c, PduKind::R2t, 0, None, After::Nothing, |out| {
-            r2t.emit(out)
-        });
+        let r2t = R2t { cccid: entry.cid, ttag: tag, r2to: 0, r2tl: span.len };
+        self.stage_header(c, PduKind::R2t, 0, None, After::Nothing, |out| r2t.emit(out));
         self.set_data_deadline(c, false);
         true
     }
@@ -151,20 +142,11 @@ impl Frontend {
         let ends = is_last && !connection.flow_control;
         let has_digest = connection.data_digest;
         let entry = &mut connection.slots[usize::from(slot)];
-        let pdu = DataPdu {
-            cccid: entry.cid,
-            ttag: 0,
-            datao: offset,
-            datal: piece.span.len,
-        };
+        let pdu = DataPdu { cccid: entry.cid, ttag: 0, datao: offset, datal: piece.span.len };
         let flags =
             if is_last { pdu_flag::LAST } else { 0 } | if ends { pdu_flag::SUCCESS } else { 0 };
         if !is_last {
-            entry.phase = Phase::Sending {
-                count,
-                next: next + 1,
-                offset: offset + piece.span.len,
-            };
+            entry.phase = Phase::Sending { count, next: next + 1, offset: offset + piece.span.len };
         } else if ends {
             entry.phase = Phase::Leaving;
             connection.advance_sq_head();
@@ -185,17 +167,9 @@ impl Frontend {
         };
         stage.span(piece.span, after_payload);
         if has_digest {
-            let crc = piece
-                .crc
-                .expect("a piece of a connection with data digests has one");
-            let after = if ends {
-                After::Free(slot)
-            } else {
-                After::Nothing
-            };
-            stage
-                .bytes(DIGEST_BYTES, after)
-                .copy_from_slice(&crc.to_le_bytes());
+            let crc = piece.crc.expect("a piece of a connection with data digests has one");
+            let after = if ends { After::Free(slot) } else { After::Nothing };
+            stage.bytes(DIGEST_BYTES, after).copy_from_slice(&crc.to_le_bytes());
         }
         if is_last && !ends {
             self.stage_response(c, slot, Status::SUCCESS, 0);
@@ -205,12 +179,8 @@ impl Frontend {
 
     /// A part of a small structure as one C2HData, and the completion behind the last part.
     fn stage_reply(&mut self, c: usize, slot: u16) -> bool {
-        let Phase::Reply {
-            page,
-            at,
-            bytes,
-            sent,
-        } = self.connections[c].slots[usize::from(slot)].phase
+        let Phase::Reply { page, at, bytes, sent } =
+            self.connections[c].slots[usize::from(slot)].phase
         else {
             unreachable!("only a reply is staged as one");
         };
@@ -221,21 +191,11 @@ impl Frontend {
         let from = from as usize;
         let is_last = sent + len == bytes;
         let cid = self.connections[c].slots[usize::from(slot)].cid;
-        let pdu = DataPdu {
-            cccid: cid,
-            ttag: 0,
-            datao: sent,
-            datal: len,
-        };
+        let pdu = DataPdu { cccid: cid, ttag: 0, datao: sent, datal: len };
         let flags = if is_last { pdu_flag::LAST } else { 0 };
-        self.stage_header(
-            c,
-            PduKind::C2hData,
-            flags,
-            Some(len),
-            After::Nothing,
-            |out| pdu.emit(out),
-        );
+        self.stage_header(c, PduKind::C2hData, flags, Some(len), After::Nothing, |out| {
+            pdu.emit(out)
+        });
         let has_digest = self.connections[c].data_digest;
         let stage = &mut self.connections[c].stage;
         let out = stage.bytes(len as usize, After::Nothing);
@@ -243,19 +203,13 @@ impl Frontend {
         out[..held].copy_from_slice(&self.scratch[from..from + held]);
         let crc = crc32c(out);
         if has_digest {
-            stage
-                .bytes(DIGEST_BYTES, After::Nothing)
-                .copy_from_slice(&crc.to_le_bytes());
+            stage.bytes(DIGEST_BYTES, After::Nothing).copy_from_slice(&crc.to_le_bytes());
         }
         if is_last {
             self.stage_response(c, slot, Status::SUCCESS, 0);
         } else {
-            self.connections[c].slots[usize::from(slot)].phase = Phase::Reply {
-                page,
-                at,
-                bytes,
-                sent: sent + len,
-            };
+            self.connections[c].slots[usize::from(slot)].phase =
+                Phase::Reply { page, at, bytes, sent: sent + len };
         }
         is_last
     }
@@ -272,42 +226,18 @@ impl Frontend {
     ) {
         let connection = &mut self.connections[c];
         let bare = kind.header_bytes();
-        let header = bare
-            + if connection.header_digest {
-                DIGEST_BYTES
-            } else {
-                0
-            };
-        let pdo = if data.is_some() {
-            header.next_multiple_of(connection.alignment)
-        } else {
-            0
-        };
-        let trailer = if data.is_some() && connection.data_digest {
-            DIGEST_BYTES
-        } else {
-            0
-        };
+        let header = bare + if connection.header_digest { DIGEST_BYTES } else { 0 };
+        let pdo = if data.is_some() { header.next_multiple_of(connection.alignment) } else { 0 };
+        let trailer = if data.is_some() && connection.data_digest { DIGEST_BYTES } else { 0 };
         let bytes = header.max(pdo);
         let flags = flags
-            | if connection.header_digest {
-                pdu_flag::HDGST
-            } else {
-                0
-            }
+            | if connection.header_digest { pdu_flag::HDGST } else { 0 }
             | if trailer > 0 { pdu_flag::DDGST } else { 0 };
         let out = connection.stage.bytes(bytes, after);
         out.fill(0);
         emit(out);
         let plen = bytes as u32 + data.unwrap_or(0) + trailer as u32;
-        CommonHeader {
-            kind: kind as u8,
-            flags,
-            hlen: bare as u8,
-            pdo: pdo as u8,
-            plen,
-        }
-        .emit(out);
+        CommonHeader { kind: kind as u8, flags, hlen: bare as u8, pdo: pdo as u8, plen }.emit(out);
         if connection.header_digest {
             let digest = crc32c(&out[..bare]);
             out[bare..bare + DIGEST_BYTES].copy_from_slice(&digest.to_le_bytes());
@@ -321,21 +251,11 @@ impl Frontend {
         let connection = &mut self.connections[c];
         // The offending header, as much of it as has come.
         let offending = connection.have.min(CAPSULE_BYTES + DIGEST_BYTES);
-        let out = connection
-            .stage
-            .bytes(SHORT_BYTES + offending, After::Nothing);
+        let out = connection.stage.bytes(SHORT_BYTES + offending, After::Nothing);
         out[..SHORT_BYTES].fill(0);
-        TermReq {
-            fes: fatal.fes(),
-            fei: fatal.fei(),
-        }
-        .emit(out);
+        TermReq { fes: fatal.fes(), fei: fatal.fei() }.emit(out);
         let plen = (SHORT_BYTES + offending) as u32;
-        CommonHeader {
-            plen,
-            ..CommonHeader::plain(PduKind::C2hTermReq)
-        }
-        .emit(out);
+        CommonHeader { plen, ..CommonHeader::plain(PduKind::C2hTermReq) }.emit(out);
         out[SHORT_BYTES..].copy_from_slice(&connection.head[..offending]);
     }
 
@@ -358,11 +278,7 @@ impl super::connection::Connection {
         if !self.flow_control {
             return core::mem::take(&mut self.sq_head);
         }
-        self.sq_head = if self.sq_head + 1 >= self.entries {
-            0
-        } else {
-            self.sq_head + 1
-        };
+        self.sq_head = if self.sq_head + 1 >= self.entries { 0 } else { self.sq_head + 1 };
         self.sq_head
     }
 }

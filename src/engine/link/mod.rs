@@ -6,4 +6,4 @@ mod received;
 mod sender;
 
 pub use received::Received;
-pub use sender::{Item, ItemKind, ITEMS_MAX, PACKETS_MAX, Sender, SenderCounters};
+pub use sender::{ITEMS_MAX, Item, ItemKind, PACKETS_MAX, Sender, SenderCounters};

@@ -79,7 +79,10 @@ mod tests {
                 let mut below = u64::MAX;
                 let mut named = BTreeSet::new();
                 for range in report.ranges() {
-                    assert!(range.first <= range.last && range.last < below.saturating_sub(1).max(1), "apart and falling");
+                    assert!(
+                        range.first <= range.last && range.last < below.saturating_sub(1).max(1),
+                        "apart and falling"
+                    );
                     below = range.first;
                     named.extend(range.first..=range.last);
                 }

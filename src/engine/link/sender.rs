@@ -200,7 +200,10 @@ impl Sender {
     /// A packet with these items went out.
     pub fn sent(&mut self, now: Nanos, bytes: usize, items: &[Item]) -> PacketNumber {
         let number = self.next;
-        assert!(number - self.oldest < PACKETS_MAX as u64, "LNK-2: at most {PACKETS_MAX} packets in flight");
+        assert!(
+            number - self.oldest < PACKETS_MAX as u64,
+            "LNK-2: at most {PACKETS_MAX} packets in flight"
+        );
         let packet = &mut self.packets[(number % PACKETS_MAX as u64) as usize];
         assert!(!packet.in_flight, "LNK-2: packet {} is still in flight", packet.number);
         packet.number = number;
@@ -236,8 +239,13 @@ impl Sender {
                 }
                 packet.in_flight = false;
                 self.bytes_in_flight -= u64::from(packet.bytes);
-                if newest_acked_at.is_none() && self.largest_acked.is_none_or(|largest| number > largest) {
-                    newest_acked_at = Some((range.last, self.packets[(range.last % PACKETS_MAX as u64) as usize].sent_at));
+                if newest_acked_at.is_none()
+                    && self.largest_acked.is_none_or(|largest| number > largest)
+                {
+                    newest_acked_at = Some((
+                        range.last,
+                        self.packets[(range.last % PACKETS_MAX as u64) as usize].sent_at,
+                    ));
                 }
                 if number >= self.recovery_until {
                     self.grow(self.packets[at].bytes);
@@ -293,7 +301,8 @@ impl Sender {
             if !packet.in_flight {
                 continue;
             }
-            let overtaken = largest - number >= REORDER_PACKETS || now.since(packet.sent_at) >= delay;
+            let overtaken =
+                largest - number >= REORDER_PACKETS || now.since(packet.sent_at) >= delay;
             if overtaken {
                 shrink |= number >= self.recovery_until;
                 self.lose(number);
@@ -322,7 +331,9 @@ impl Sender {
     }
 
     fn forget(&mut self) {
-        while self.oldest < self.next && !self.packets[(self.oldest % PACKETS_MAX as u64) as usize].in_flight {
+        while self.oldest < self.next
+            && !self.packets[(self.oldest % PACKETS_MAX as u64) as usize].in_flight
+        {
             self.oldest += 1;
         }
     }
@@ -352,7 +363,8 @@ impl Sender {
     pub fn timed_out(&mut self, now: Nanos, awaiting: bool) -> bool {
         self.find_lost(now);
         self.forget();
-        if !(self.oldest < self.next || awaiting) || now < self.last_sent.after(self.probe_after()) {
+        if !(self.oldest < self.next || awaiting) || now < self.last_sent.after(self.probe_after())
+        {
             return false;
         }
         self.probe_backoff += 1;
@@ -391,7 +403,11 @@ mod tests {
     use super::*;
 
     fn item(n: u32) -> Item {
-        Item { kind: ItemKind::LogPage { first: 0, count: 8 }, segment: CpId::new(1), place: LogBlock::new(n) }
+        Item {
+            kind: ItemKind::LogPage { first: 0, count: 8 },
+            segment: CpId::new(1),
+            place: LogBlock::new(n),
+        }
     }
 
     fn range(first: u64, last: u64) -> PacketRange {
@@ -495,7 +511,9 @@ mod tests {
         for seed in 1..40u64 {
             let mut random = seed;
             let mut chance = move |percent: u64| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (random >> 33) % 100 < percent
             };
             let mut sender = Sender::new();
@@ -534,7 +552,12 @@ mod tests {
                     }
                 }
                 if !chance(50) {
-                    let mut report = ibid_wire::peer::Report::new(Default::default(), Default::default(), Default::default(), [0; 32]);
+                    let mut report = ibid_wire::peer::Report::new(
+                        Default::default(),
+                        Default::default(),
+                        Default::default(),
+                        [0; 32],
+                    );
                     received.report(&mut report);
                     assert!(sender.reported(now, report.ranges(), Nanos::ZERO));
                 }

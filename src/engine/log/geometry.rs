@@ -30,12 +30,16 @@ impl LogGeometry {
     /// `count` whole blocks of a segment from `block` on, in the arena.
     pub fn span(&self, segment: CpId, block: LogBlock, count: u32) -> Span {
         assert!(block.get() + count <= self.segment_blocks, "a span of blocks lies in its segment");
-        let at = self.arena_at + self.slot(segment) as u64 * self.segment_bytes() + u64::from(block.get()) * BLOCK_BYTES;
+        let at = self.arena_at
+            + self.slot(segment) as u64 * self.segment_bytes()
+            + u64::from(block.get()) * BLOCK_BYTES;
         Span::new(at, count * BLOCK_BYTES as u32)
     }
     /// Where a block lies on the log device.
     pub fn device_at(&self, segment: CpId, block: LogBlock) -> u64 {
-        SEGMENTS_AT + self.slot(segment) as u64 * self.segment_bytes() + u64::from(block.get()) * BLOCK_BYTES
+        SEGMENTS_AT
+            + self.slot(segment) as u64 * self.segment_bytes()
+            + u64::from(block.get()) * BLOCK_BYTES
     }
     /// The block of batch `index`: batches grow down from the last block.
     pub fn batch_block(&self, index: u32) -> LogBlock {

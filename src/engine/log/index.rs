@@ -110,7 +110,10 @@ impl Index {
     /// If the index is full; whoever admits writes reserves their nodes before.
     pub fn insert(&mut self, volume: VolumeId, block: u64, mask: u8, source: BlockSource) {
         assert!(mask != 0, "a version of no sectors is no version");
-        assert!(self.nodes.len() < self.nodes_max, "index nodes are reserved before a write is admitted");
+        assert!(
+            self.nodes.len() < self.nodes_max,
+            "index nodes are reserved before a write is admitted"
+        );
         let key = key(volume, block);
         let head = self.head(key);
         let mut first = NONE;
@@ -143,8 +146,13 @@ impl Index {
     }
 
     /// The newest versions of a block's sectors, newest first, masks disjoint (IDX-1).
-    pub fn lookup(&self, volume: VolumeId, block: u64) -> impl Iterator<Item = (u8, BlockSource)> + '_ {
-        let mut at = if self.nodes.is_empty() { NONE } else { self.heads[self.head(key(volume, block))] };
+    pub fn lookup(
+        &self,
+        volume: VolumeId,
+        block: u64,
+    ) -> impl Iterator<Item = (u8, BlockSource)> + '_ {
+        let mut at =
+            if self.nodes.is_empty() { NONE } else { self.heads[self.head(key(volume, block))] };
         core::iter::from_fn(move || {
             let node = self.nodes.get(at as usize)?;
             at = node.next;
@@ -197,7 +205,9 @@ mod tests {
         let volume = VolumeId::new(2);
         let mut seed = 7u64;
         for page in 0..4000u32 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let (block, mask) = (seed >> 33 & 31, ((seed >> 40) as u8).max(1));
             let source = match page % 11 {
                 0 => BlockSource::Zeroes,

@@ -83,7 +83,13 @@ pub struct Mirror {
 
 impl Mirror {
     /// A mirror that holds nothing after `cp`, whose newest entry is `last_lsn`. `volume_sectors` are the capacities, by place.
-    pub fn new(geometry: LogGeometry, pair: [u8; 16], cp: CpId, last_lsn: Lsn, volume_sectors: Vec<u64>) -> Self {
+    pub fn new(
+        geometry: LogGeometry,
+        pair: [u8; 16],
+        cp: CpId,
+        last_lsn: Lsn,
+        volume_sectors: Vec<u64>,
+    ) -> Self {
         let blocks = geometry.segments as usize * geometry.segment_blocks as usize;
         let empty = MirrorSlot { segment: None, batches: 0, previous: 0, last: Lsn::new(0) };
         Self {
@@ -138,7 +144,13 @@ impl Mirror {
 
     /// Finds the place of `length` bytes at byte `place` of a segment (MIR-1). Pages come in whole sectors; a header or descriptor block
     /// comes in one piece from its start, of any length.
-    pub fn place(&mut self, segment: CpId, place: u32, length: u32, structure: bool) -> Result<Placed, PlaceRefused> {
+    pub fn place(
+        &mut self,
+        segment: CpId,
+        place: u32,
+        length: u32,
+        structure: bool,
+    ) -> Result<Placed, PlaceRefused> {
         if segment <= self.cp {
             return Err(PlaceRefused::Drained);
         }
@@ -150,7 +162,11 @@ impl Mirror {
         let sector = SECTOR_BYTES as u32;
         let on_sectors = offset.is_multiple_of(sector) && length.is_multiple_of(sector);
         let in_block = length > 0 && u64::from(offset) + u64::from(length) <= BLOCK_BYTES;
-        if block >= self.geometry.segment_blocks || !in_block || (structure && offset != 0) || (!structure && !on_sectors) {
+        if block >= self.geometry.segment_blocks
+            || !in_block
+            || (structure && offset != 0)
+            || (!structure && !on_sectors)
+        {
             return Err(PlaceRefused::Range);
         }
         self.take_slot(segment);
@@ -168,7 +184,8 @@ impl Mirror {
         if self.slots[at].segment == Some(segment) {
             return;
         }
-        self.slots[at] = MirrorSlot { segment: Some(segment), batches: 0, previous: 0, last: Lsn::new(0) };
+        self.slots[at] =
+            MirrorSlot { segment: Some(segment), batches: 0, previous: 0, last: Lsn::new(0) };
         let blocks = self.geometry.segment_blocks as usize;
         self.have[at * blocks..(at + 1) * blocks].fill(0);
         self.pages.clear(segment);
@@ -198,7 +215,9 @@ impl Mirror {
         for _ in 0..=self.geometry.segments {
             let segment = self.at;
             let slot_at = self.geometry.slot(segment);
-            if self.slots[slot_at].segment != Some(segment) || self.have[self.block_at(segment, 0)] != STRUCTURE {
+            if self.slots[slot_at].segment != Some(segment)
+                || self.have[self.block_at(segment, 0)] != STRUCTURE
+            {
                 return Ok(None);
             }
             let slot = self.slots[slot_at];
@@ -207,7 +226,10 @@ impl Mirror {
                     .read(self.geometry.span(segment, LogBlock::new(0), 1), SegmentHeader::parse)
                     .map_err(|_| MirrorFault::Structure)?;
                 let follows = header.segment == segment && header.first_lsn == self.ready.next();
-                if !follows || header.pair != self.pair || header.blocks != self.geometry.segment_blocks {
+                if !follows
+                    || header.pair != self.pair
+                    || header.blocks != self.geometry.segment_blocks
+                {
                     return Err(MirrorFault::Order);
                 }
             }
@@ -227,13 +249,15 @@ impl Mirror {
     /// True when the next segment's header is here and goes on exactly where this one stands: then this one is complete.
     fn next_segment_follows(&self, memory: &impl Memory) -> bool {
         let next = self.at.next();
-        if next > self.segment_limit() || self.slots[self.geometry.slot(next)].segment != Some(next) {
+        if next > self.segment_limit() || self.slots[self.geometry.slot(next)].segment != Some(next)
+        {
             return false;
         }
         if self.have[self.block_at(next, 0)] != STRUCTURE {
             return false;
         }
-        let header = memory.read(self.geometry.span(next, LogBlock::new(0), 1), SegmentHeader::parse);
+        let header =
+            memory.read(self.geometry.span(next, LogBlock::new(0), 1), SegmentHeader::parse);
         header.is_ok_and(|header| header.segment == next && header.first_lsn == self.ready.next())
     }
 
@@ -262,7 +286,9 @@ impl Mirror {
                 }
                 for index in 0..entry.pages {
                     let mask = u16::from(part_of(&entry, index).mask());
-                    if self.have[self.block_at(segment, entry.page.get() + u32::from(index))] & mask != mask {
+                    if self.have[self.block_at(segment, entry.page.get() + u32::from(index))] & mask
+                        != mask
+                    {
                         return Ok(None);
                     }
                 }
@@ -297,7 +323,10 @@ impl Mirror {
         }
         let whole = self.geometry.span(segment, page, 1);
         let sector = SECTOR_BYTES as u32;
-        memory.crc32c(Span::new(whole.at + u64::from(u32::from(part.first) * sector), u32::from(part.count) * sector))
+        memory.crc32c(Span::new(
+            whole.at + u64::from(u32::from(part.first) * sector),
+            u32::from(part.count) * sector,
+        ))
     }
 
     fn entry_fits(&self, entry: &Entry, below: LogBlock) -> bool {
@@ -307,7 +336,8 @@ impl Mirror {
             .get(usize::from(entry.volume.get()))
             .is_some_and(|sectors| end.is_some_and(|end| end.get() <= *sectors));
         let pages_end = entry.page.get().checked_add(u32::from(entry.pages));
-        let in_pages = entry.pages == 0 || (entry.page.get() >= 1 && pages_end.is_some_and(|end| end <= below.get()));
+        let in_pages = entry.pages == 0
+            || (entry.page.get() >= 1 && pages_end.is_some_and(|end| end <= below.get()));
         in_volume && in_pages
     }
 
@@ -329,7 +359,10 @@ impl Mirror {
 
     /// Slots that hold a segment past the newest CP.
     pub fn segments_in_use(&self) -> u32 {
-        self.slots.iter().filter(|slot| slot.segment.is_some_and(|segment| segment > self.cp)).count() as u32
+        self.slots
+            .iter()
+            .filter(|slot| slot.segment.is_some_and(|segment| segment > self.cp))
+            .count() as u32
     }
 
     /// True when all `batches` batches of a segment, up to `last`, are durable here (MIR-3).

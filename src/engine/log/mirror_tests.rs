@@ -17,7 +17,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
@@ -40,7 +41,13 @@ fn mirror() -> Mirror {
 }
 
 /// Every piece of a batch: (segment, byte in it, bytes, structure).
-fn pieces(memory: &PlainMemory, segment: CpId, block: LogBlock, header: bool, small: bool) -> Vec<(CpId, u32, Vec<u8>, bool)> {
+fn pieces(
+    memory: &PlainMemory,
+    segment: CpId,
+    block: LogBlock,
+    header: bool,
+    small: bool,
+) -> Vec<(CpId, u32, Vec<u8>, bool)> {
     let take = |block: u32, from: u32, len: u32| {
         let at = geometry().span(segment, LogBlock::new(block), 1).at as usize + from as usize;
         memory.0[at..at + len as usize].to_vec()
@@ -60,7 +67,12 @@ fn pieces(memory: &PlainMemory, segment: CpId, block: LogBlock, header: bool, sm
             let mut sector = first;
             while sector < first + count {
                 let some = step.min(first + count - sector);
-                out.push((segment, page * 4096 + sector * 512, take(page, sector * 512, some * 512), false));
+                out.push((
+                    segment,
+                    page * 4096 + sector * 512,
+                    take(page, sector * 512, some * 512),
+                    false,
+                ));
                 sector += some;
             }
         }
@@ -77,7 +89,13 @@ fn deliver(mirror: &mut Mirror, memory: &mut PlainMemory, piece: &(CpId, u32, Ve
                 memory.0[at..at + 4096].fill(0);
             }
             memory.0[at..at + bytes.len()].copy_from_slice(bytes);
-            mirror.arrived(*segment, *place, bytes.len() as u32, *structure, ibid_wire::crc32c(bytes));
+            mirror.arrived(
+                *segment,
+                *place,
+                bytes.len() as u32,
+                *structure,
+                ibid_wire::crc32c(bytes),
+            );
         }
         Ok(Placed::Duplicate) => {}
         Err(refused) => assert_eq!(refused, PlaceRefused::Drained),
@@ -89,7 +107,8 @@ fn the_mirror_becomes_the_source_under_loss_duplication_and_reordering() {
     for seed in 1..25 {
         let mut random = Random(seed);
         let (mut log, mut here) = (source(), PlainMemory(vec![0; geometry().bytes() as usize]));
-        let (mut mirror, mut there) = (mirror(), PlainMemory(vec![0xEE; geometry().bytes() as usize]));
+        let (mut mirror, mut there) =
+            (mirror(), PlainMemory(vec![0xEE; geometry().bytes() as usize]));
         let mut wire: VecDeque<(CpId, u32, Vec<u8>, bool)> = VecDeque::new();
         let mut placements = Vec::new();
         let (mut committed, mut turns) = (0, 0);
@@ -101,19 +120,31 @@ fn the_mirror_becomes_the_source_under_loss_duplication_and_reordering() {
                 let first = random.below(VOLUME_SECTORS - 64);
                 let sectors = 1 + random.below(64) as u32;
                 let kind = if random.below(20) == 0 { EntryKind::Zeroes } else { EntryKind::Write };
-                if let Ok(placement) = log.reserve(now, kind, VolumeId::new(0), Sector::new(first), Sectors::new(sectors)) {
+                if let Ok(placement) = log.reserve(
+                    now,
+                    kind,
+                    VolumeId::new(0),
+                    Sector::new(first),
+                    Sectors::new(sectors),
+                ) {
                     placements.push(placement);
                 }
             }
             while !placements.is_empty() && random.below(3) > 0 {
-                let placement = placements.swap_remove(random.below(placements.len() as u64) as usize);
+                let placement =
+                    placements.swap_remove(random.below(placements.len() as u64) as usize);
                 for index in 0..placement.entry.pages {
                     let page = placement.entry.page.get() + u32::from(index);
                     let (first, count) = placement.entry.page_part(index);
-                    let at = geometry().span(placement.segment, LogBlock::new(page), 1).at as usize + first as usize * 512;
+                    let at = geometry().span(placement.segment, LogBlock::new(page), 1).at as usize
+                        + first as usize * 512;
                     let bytes = &mut here.0[at..at + count as usize * 512];
                     bytes.fill_with(|| random.below(256) as u8);
-                    log.set_page(&placement, index, ibid_wire::crc32c(&here.0[at..at + count as usize * 512]));
+                    log.set_page(
+                        &placement,
+                        index,
+                        ibid_wire::crc32c(&here.0[at..at + count as usize * 512]),
+                    );
                 }
                 assert_eq!(log.complete(now, placement, 0), Completion::Logged);
             }
@@ -129,7 +160,9 @@ fn the_mirror_becomes_the_source_under_loss_duplication_and_reordering() {
                 if wire.is_empty() {
                     break;
                 }
-                let piece = wire.swap_remove_back(random.below(wire.len() as u64) as usize).expect("not empty");
+                let piece = wire
+                    .swap_remove_back(random.below(wire.len() as u64) as usize)
+                    .expect("not empty");
                 match random.below(4) {
                     0 => wire.push_back(piece),
                     1 => {
@@ -188,8 +221,9 @@ fn a_page_that_differs_from_its_descriptor_never_becomes_durable() {
     let (mut log, mut here) = (source(), PlainMemory(vec![0; geometry().bytes() as usize]));
     let (mut mirror, mut there) = (mirror(), PlainMemory(vec![0; geometry().bytes() as usize]));
     let now = Nanos::from_millis(1);
-    let placement =
-        log.reserve(now, EntryKind::Write, VolumeId::new(0), Sector::new(0), Sectors::new(8)).expect("room");
+    let placement = log
+        .reserve(now, EntryKind::Write, VolumeId::new(0), Sector::new(0), Sectors::new(8))
+        .expect("room");
     log.set_page(&placement, 0, 0xBAD);
     assert_eq!(log.complete(now, placement, 0), Completion::Logged);
     let batch = log.close_batch(&mut here).expect("one entry");
@@ -201,9 +235,47 @@ fn a_page_that_differs_from_its_descriptor_never_becomes_durable() {
     assert_eq!(mirror.durable(), Lsn::new(0));
 }
 
+/// MIR-3.
+#[test]
+fn a_segment_is_held_only_when_all_its_batches_are_durable() {
+    let (mut log, mut here) = (source(), PlainMemory(vec![0; geometry().bytes() as usize]));
+    let (mut mirror, mut there) = (mirror(), PlainMemory(vec![0; geometry().bytes() as usize]));
+    let now = Nanos::from_millis(1);
+    let one = CpId::new(1);
+    let mut batches = Vec::new();
+    for n in 0..2 {
+        let placement = log
+            .reserve(now, EntryKind::Write, VolumeId::new(0), Sector::new(n * 8), Sectors::new(8))
+            .expect("room");
+        log.set_page(&placement, 0, ibid_wire::crc32c(&[0; 4096]));
+        assert_eq!(log.complete(now, placement, 0), Completion::Logged);
+        batches.push(log.close_batch(&mut here).expect("one entry"));
+    }
+    let last = Lsn::new(2);
+    let mut deliver_batch = |mirror: &mut Mirror, batch: &ClosedBatch| {
+        for piece in pieces(&here, batch.segment, batch.block, batch.with_header, false) {
+            deliver(mirror, &mut there, &piece);
+        }
+        mirror.next_ready(&there).expect("an honest source").expect("a whole batch").last
+    };
+    assert!(!mirror.holds(one, 2, last), "nothing is here");
+    let first = deliver_batch(&mut mirror, &batches[0]);
+    mirror.set_durable(first);
+    assert!(mirror.holds(one, 1, first));
+    assert!(!mirror.holds(one, 2, last), "one of two");
+    let second = deliver_batch(&mut mirror, &batches[1]);
+    assert!(!mirror.holds(one, 2, last), "both are whole, one is not durable");
+    mirror.set_durable(second);
+    assert!(mirror.holds(one, 2, last));
+    assert!(!mirror.holds(one, 3, last), "another number of batches");
+    assert!(!mirror.holds(one, 2, Lsn::new(3)), "another last entry");
+    assert!(!mirror.holds(CpId::new(4), 2, last), "the slot's next lap");
+}
+
 #[test]
 fn a_segment_number_is_widened_to_the_nearest() {
-    let mirror = Mirror::new(geometry(), [1; 16], CpId::new(u64::from(u32::MAX) - 1), Lsn::new(0), vec![]);
+    let mirror =
+        Mirror::new(geometry(), [1; 16], CpId::new(u64::from(u32::MAX) - 1), Lsn::new(0), vec![]);
     assert_eq!(mirror.widen(u32::MAX), CpId::new(u64::from(u32::MAX)));
     assert_eq!(mirror.widen(3), CpId::new(u64::from(u32::MAX) + 4));
     assert_eq!(mirror.widen(u32::MAX - 5), CpId::new(u64::from(u32::MAX) - 5));

@@ -7,8 +7,10 @@ mod pages;
 mod source;
 
 pub use geometry::LogGeometry;
-pub use index::{BlockSource, Index, nodes_max};
 pub(crate) use index::unkey;
+pub use index::{BlockSource, Index, nodes_max};
 pub use mirror::{Mirror, MirrorFault, PlaceRefused, Placed};
 pub use pages::{PagePart, PageTable};
-pub use source::{ClosedBatch, Committed, Completion, Placement, ReserveRefused, SourceLog, SourceLogConfig};
+pub use source::{
+    ClosedBatch, Committed, Completion, Placement, ReserveRefused, SourceLog, SourceLogConfig,
+};

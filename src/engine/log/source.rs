@@ -12,7 +12,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use ibid_units::{CpId, Epoch, LogBlock, Lsn, Nanos, Sector, Sectors, VolumeId};
 use ibid_wire::disk::{
-    BATCH_HEADER_BYTES, BatchEmitter, BatchHeader, ENTRY_BYTES, ENTRY_PAGES_MAX, Entry, EntryKind, SegmentHeader,
+    BATCH_HEADER_BYTES, BatchEmitter, BatchHeader, ENTRY_BYTES, ENTRY_PAGES_MAX, Entry, EntryKind,
+    SegmentHeader,
 };
 
 /// What the source's log is made with.
@@ -163,7 +164,8 @@ impl SourceLog {
         let geometry = config.geometry;
         assert!(geometry.segments >= 2, "a log has at least two segments");
         assert!(
-            config.batch_bytes_max >= BATCH_HEADER_BYTES + ENTRY_BYTES + 4 * usize::from(ENTRY_PAGES_MAX),
+            config.batch_bytes_max
+                >= BATCH_HEADER_BYTES + ENTRY_BYTES + 4 * usize::from(ENTRY_PAGES_MAX),
             "a batch has room for the largest entry"
         );
         let slots = (0..geometry.segments)
@@ -262,7 +264,10 @@ impl SourceLog {
             EntryKind::Zeroes | EntryKind::Deallocate => 0,
         };
         assert!(pages <= u32::from(ENTRY_PAGES_MAX), "a write is at most one MiB");
-        assert!(self.fits_an_empty_segment(nodes, pages), "a segment holds at least the largest entry");
+        assert!(
+            self.fits_an_empty_segment(nodes, pages),
+            "a segment holds at least the largest entry"
+        );
         for _ in 0..2 {
             self.try_open();
             let Some(segment) = self.open else { return Err(ReserveRefused::Full) };
@@ -317,7 +322,10 @@ impl SourceLog {
     /// A write's data is complete and its pages' checksums are in [`SourceLog::pages`].
     pub fn complete(&mut self, now: Nanos, placement: Placement, token: u64) -> Completion {
         let slot = self.slot(placement.segment);
-        if slot.segment != placement.segment || slot.state == SlotState::Closed || slot.state == SlotState::Free {
+        if slot.segment != placement.segment
+            || slot.state == SlotState::Closed
+            || slot.state == SlotState::Free
+        {
             return Completion::Late;
         }
         let logged = Logged {
@@ -337,7 +345,12 @@ impl SourceLog {
     }
 
     fn append(&mut self, logged: Logged) {
-        assert!(logged.segment == self.appending, "LOG-2: entry of segment {} in turn of {}", logged.segment, self.appending);
+        assert!(
+            logged.segment == self.appending,
+            "LOG-2: entry of segment {} in turn of {}",
+            logged.segment,
+            self.appending
+        );
         self.slot_mut(logged.segment).pending -= 1;
         self.next_lsn = self.next_lsn.next();
         self.entries.push_back(logged);
@@ -346,7 +359,10 @@ impl SourceLog {
     /// A write will not be completed: its pages stay unused.
     pub fn abandon(&mut self, now: Nanos, placement: Placement) {
         let slot = self.slot(placement.segment);
-        if slot.segment != placement.segment || slot.state == SlotState::Closed || slot.state == SlotState::Free {
+        if slot.segment != placement.segment
+            || slot.state == SlotState::Closed
+            || slot.state == SlotState::Free
+        {
             self.release_late(placement);
             return;
         }
@@ -373,7 +389,10 @@ impl SourceLog {
             return;
         }
         let slot = self.slot_mut(appending);
-        if slot.state == SlotState::Sealed && slot.pending > 0 && now.since(slot.sealed_at) >= late_after {
+        if slot.state == SlotState::Sealed
+            && slot.pending > 0
+            && now.since(slot.sealed_at) >= late_after
+        {
             let late = slot.pending;
             slot.pending = 0;
             slot.pins += late;
@@ -417,15 +436,26 @@ impl SourceLog {
         let index = self.slots[at].batches;
         let with_header = index == 0;
         if with_header {
-            let header = SegmentHeader { segment, epoch, first_lsn, pair, blocks: geometry.segment_blocks };
+            let header =
+                SegmentHeader { segment, epoch, first_lsn, pair, blocks: geometry.segment_blocks };
             memory.write(geometry.span(segment, LogBlock::new(0), 1), |block| {
                 block.fill(0);
                 header.emit(block);
             });
         }
         let block = geometry.batch_block(index);
-        assert!(block.get() >= self.slots[at].next_page, "LOG-5: a batch lies above the segment's pages");
-        let header = BatchHeader { segment, epoch, first_lsn, block, index, previous: self.slots[at].previous };
+        assert!(
+            block.get() >= self.slots[at].next_page,
+            "LOG-5: a batch lies above the segment's pages"
+        );
+        let header = BatchHeader {
+            segment,
+            epoch,
+            first_lsn,
+            block,
+            index,
+            previous: self.slots[at].previous,
+        };
         let bytes_max = self.config.batch_bytes_max;
         let (entries, pages) = (&self.entries, &self.pages);
         let (count, crc) = memory.write(geometry.span(segment, block, 1), |bytes| {
@@ -433,7 +463,9 @@ impl SourceLog {
             let mut count = 0;
             for logged in entries.iter().skip(skip).take_while(|logged| logged.segment == segment) {
                 let page = logged.entry.page;
-                let crc = |page_index: u16| pages.crc(segment, LogBlock::new(page.get() + u32::from(page_index)));
+                let crc = |page_index: u16| {
+                    pages.crc(segment, LogBlock::new(page.get() + u32::from(page_index)))
+                };
                 if !batch.push(&logged.entry, crc) {
                     break;
                 }
@@ -562,7 +594,12 @@ impl SourceLog {
     }
 
     /// Where each of a block's eight sectors lies, as far as the log has it; newest segment first.
-    pub fn lookup(&self, volume: VolumeId, block: u64, wanted: u8) -> [Option<(CpId, BlockSource)>; 8] {
+    pub fn lookup(
+        &self,
+        volume: VolumeId,
+        block: u64,
+        wanted: u8,
+    ) -> [Option<(CpId, BlockSource)>; 8] {
         let mut found = [None; 8];
         let mut left = wanted;
         let mut segment = self.appending.get().min(self.next_segment.get() - 1);

@@ -105,7 +105,8 @@ fn entries_of_the_next_segment_wait_for_those_of_the_sealed_one() {
     assert_eq!(log.close_batch(&mut memory).map(|batch| batch.segment), Some(CpId::new(2)));
     log.durable_here(Lsn::new(2));
     assert!(log.durable_there(Lsn::new(2)));
-    let tokens = [log.pop_committed(), log.pop_committed()].map(|committed| committed.expect("committed").token);
+    let tokens = [log.pop_committed(), log.pop_committed()]
+        .map(|committed| committed.expect("committed").token);
     assert_eq!(tokens, [1, 2]);
 }
 
@@ -123,7 +124,11 @@ fn data_that_never_comes_holds_up_nobody_and_its_place_stays_pinned() {
     assert_eq!(log.drainable(), Some(CpId::new(1)));
     log.free(CpId::new(1));
     assert!(log.seal(NOW));
-    assert_eq!(reserve(&mut log, 0, 8), Err(ReserveRefused::Full), "slot 1 is pinned by the late receive");
+    assert_eq!(
+        reserve(&mut log, 0, 8),
+        Err(ReserveRefused::Full),
+        "slot 1 is pinned by the late receive"
+    );
     assert_eq!(log.complete(NOW, slow, 1), Completion::Late);
     log.release_late(slow);
     assert!(reserve(&mut log, 0, 8).is_ok());

@@ -172,13 +172,18 @@ impl Apply {
             let ordinal = self.pages;
             match record.kind {
                 RecordKind::Volume(next) => {
-                    if volume.is_some_and(|volume| next <= volume) || usize::from(next.get()) >= self.volume_sectors.len() {
+                    if volume.is_some_and(|volume| next <= volume)
+                        || usize::from(next.get()) >= self.volume_sectors.len()
+                    {
                         return false;
                     }
                     volume = Some(next);
                     below = 0;
                 }
-                RecordKind::Reference(_) | RecordKind::Block | RecordKind::Zeroes | RecordKind::Deallocate => {
+                RecordKind::Reference(_)
+                | RecordKind::Block
+                | RecordKind::Zeroes
+                | RecordKind::Deallocate => {
                     let Some(volume) = volume else { return false };
                     let capacity = self.volume_sectors[usize::from(volume.get())];
                     let Some(end) = record.first.checked_end(record.sectors) else { return false };
@@ -240,7 +245,8 @@ impl Apply {
                         }
                         return None;
                     }
-                    let record = list.get(self.record).expect("the list was checked when it was started");
+                    let record =
+                        list.get(self.record).expect("the list was checked when it was started");
                     if let Some(op) = self.op_of(&record, pages) {
                         self.in_flight += 1;
                         return Some(op);
@@ -275,9 +281,10 @@ impl Apply {
                 self.record += 1;
                 return None;
             }
-            RecordKind::Reference(_) | RecordKind::Zeroes | RecordKind::Deallocate | RecordKind::Block => {
-                self.volume.expect("a checked list names a volume first")
-            }
+            RecordKind::Reference(_)
+            | RecordKind::Zeroes
+            | RecordKind::Deallocate
+            | RecordKind::Block => self.volume.expect("a checked list names a volume first"),
         };
         self.touched[usize::from(volume.get())] = true;
         let left = record.sectors.get() - self.within;
@@ -316,7 +323,8 @@ impl Apply {
     /// CP-2.
     fn proves(&self, record: &Record, page: LogBlock, pages: &PageTable) -> bool {
         self.prove == Prove::References
-            && reference_digest(self.cp, self.segment_blocks, page, record, pages) == Some(record.digest)
+            && reference_digest(self.cp, self.segment_blocks, page, record, pages)
+                == Some(record.digest)
     }
 
     fn want(&mut self, record: &Record) {
@@ -338,8 +346,15 @@ impl Apply {
 
     /// Payload for sectors `first ‥ first + count` of the list's page `ordinal` is here: where to write it, or `None` where it is not
     /// (or no more) wanted. Counted as come and as under way.
-    pub fn block_came(&mut self, list: &CpList, ordinal: u32, first: u8, count: u8) -> Option<Want> {
-        if self.phase != Phase::Writing || ordinal >= self.pages || count == 0 || first + count > 8 {
+    pub fn block_came(
+        &mut self,
+        list: &CpList,
+        ordinal: u32,
+        first: u8,
+        count: u8,
+    ) -> Option<Want> {
+        if self.phase != Phase::Writing || ordinal >= self.pages || count == 0 || first + count > 8
+        {
             return None;
         }
         let line = self.lines.partition_point(|line| line.ordinal <= ordinal) - 1;
@@ -372,7 +387,9 @@ impl Apply {
         let mask = (((1u32 << count.min(8)) - 1) << first.min(8)) as u8;
         self.phase == Phase::Done
             || self.phase == Phase::Flushing
-            || (self.phase == Phase::Writing && ordinal < self.pages && self.come[ordinal as usize] & mask == mask)
+            || (self.phase == Phase::Writing
+                && ordinal < self.pages
+                && self.come[ordinal as usize] & mask == mask)
     }
 
     /// An operation of this CP is complete.

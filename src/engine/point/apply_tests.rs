@@ -9,7 +9,8 @@ const BLOCKS: u32 = 1024;
 const CP: CpId = CpId::new(1);
 
 fn pages(count: u32) -> PageTable {
-    let mut pages = PageTable::new(LogGeometry { segments: 2, segment_blocks: BLOCKS, arena_at: 0 });
+    let mut pages =
+        PageTable::new(LogGeometry { segments: 2, segment_blocks: BLOCKS, arena_at: 0 });
     for page in 1..=count {
         pages.set(CP, LogBlock::new(page), PagePart { first: 0, count: 8 }, page * 3);
     }
@@ -61,7 +62,15 @@ fn run(apply: &mut Apply, list: &CpList, pages: &PageTable) -> Vec<ApplyOp> {
 
 #[test]
 fn every_sector_is_written_from_its_place_then_flushed() {
-    let list = list(&[reference(5, 3 + 8 * 200, 2), Record { kind: RecordKind::Zeroes, first: Sector::new(9000), sectors: Sectors::new(70), digest: 0 }]);
+    let list = list(&[
+        reference(5, 3 + 8 * 200, 2),
+        Record {
+            kind: RecordKind::Zeroes,
+            first: Sector::new(9000),
+            sectors: Sectors::new(70),
+            digest: 0,
+        },
+    ]);
     let mut apply = apply();
     assert!(apply.start(CP, &list, Prove::References));
     let ops = run(&mut apply, &list, &pages(300));

@@ -64,7 +64,10 @@ impl CpList {
     }
     /// Appends a record.
     pub fn push(&mut self, record: &Record) {
-        assert!(self.records.len() < self.records_max, "CP-1: a segment needs no more records than it has room for");
+        assert!(
+            self.records.len() < self.records_max,
+            "CP-1: a segment needs no more records than it has room for"
+        );
         self.records.push(record.emit());
     }
 }
@@ -131,7 +134,13 @@ impl Lister {
     }
 
     /// Does a slice of the work; true when the list is complete.
-    pub fn step(&mut self, segment: CpId, index: &Index, pages: &PageTable, list: &mut CpList) -> bool {
+    pub fn step(
+        &mut self,
+        segment: CpId,
+        index: &Index,
+        pages: &PageTable,
+        list: &mut CpList,
+    ) -> bool {
         if !self.merging {
             self.sort_step(index);
             return false;
@@ -164,7 +173,14 @@ impl Lister {
     }
 
     /// Takes every node of one block off the stretches and turns its sectors into runs.
-    fn merge_block(&mut self, segment: CpId, key: u64, index: &Index, pages: &PageTable, list: &mut CpList) {
+    fn merge_block(
+        &mut self,
+        segment: CpId,
+        key: u64,
+        index: &Index,
+        pages: &PageTable,
+        list: &mut CpList,
+    ) {
         let mut sectors: [Option<BlockSource>; 8] = [None; 8];
         while let Some(&Reverse((head, at))) = self.heads.peek() {
             if head != key {
@@ -223,7 +239,8 @@ impl Lister {
                         }
                         page.get() == due
                     }
-                    (RecordKind::Zeroes, BlockSource::Zeroes) | (RecordKind::Deallocate, BlockSource::Deallocated) => true,
+                    (RecordKind::Zeroes, BlockSource::Zeroes)
+                    | (RecordKind::Deallocate, BlockSource::Deallocated) => true,
                     _ => false,
                 };
             if continues {
@@ -252,9 +269,17 @@ impl Lister {
         }
         let digest = match run.kind {
             RecordKind::Reference(_) => run.digest.finish(),
-            RecordKind::Zeroes | RecordKind::Deallocate | RecordKind::Block | RecordKind::Volume(_) => 0,
+            RecordKind::Zeroes
+            | RecordKind::Deallocate
+            | RecordKind::Block
+            | RecordKind::Volume(_) => 0,
         };
-        list.push(&Record { kind: run.kind, first: run.first, sectors: Sectors::new(run.sectors), digest });
+        list.push(&Record {
+            kind: run.kind,
+            first: run.first,
+            sectors: Sectors::new(run.sectors),
+            digest,
+        });
     }
 }
 

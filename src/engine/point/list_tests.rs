@@ -32,7 +32,8 @@ fn the_list_names_every_dirty_sector_once_with_its_newest_version() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (volume, block) = (VolumeId::new((seed >> 60 & 1) as u16 * 3), seed >> 33 & 1023);
         let (first, last) = ((seed >> 50 & 7) as u8, (seed >> 53 & 7) as u8);
-        let part = PagePart { first: first.min(last), count: first.max(last) - first.min(last) + 1 };
+        let part =
+            PagePart { first: first.min(last), count: first.max(last) - first.min(last) + 1 };
         let source = match page % 17 {
             0 => BlockSource::Zeroes,
             1 => BlockSource::Deallocated,
@@ -64,9 +65,9 @@ fn the_list_names_every_dirty_sector_once_with_its_newest_version() {
             let sector = record.first.get() + offset;
             let (source, _) = model.get(&(volume, sector)).expect("only dirty sectors are named");
             let named = match record.kind {
-                RecordKind::Reference(page) => {
-                    BlockSource::Page(LogBlock::new(page.get() + (sector / 8 - record.first.block()) as u32))
-                }
+                RecordKind::Reference(page) => BlockSource::Page(LogBlock::new(
+                    page.get() + (sector / 8 - record.first.block()) as u32,
+                )),
                 RecordKind::Zeroes => BlockSource::Zeroes,
                 _ => BlockSource::Deallocated,
             };

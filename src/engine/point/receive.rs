@@ -33,7 +33,12 @@ impl ListReceiver {
     /// For lists of segments of this size.
     pub fn new(segment_blocks: u32) -> Self {
         let records_max = super::records_max(segment_blocks);
-        Self { open: None, state: ListState::Idle, have: vec![0; records_max.div_ceil(64)], missing: 0 }
+        Self {
+            open: None,
+            state: ListState::Idle,
+            have: vec![0; records_max.div_ceil(64)],
+            missing: 0,
+        }
     }
 
     /// Forgets the list.
@@ -54,7 +59,13 @@ impl ListReceiver {
 
     /// A CP is announced, after CP `done` with chain digest `chain`. False refuses it: not the next, or of another history.
     #[must_use]
-    pub fn announced(&mut self, open: &CpOpen, done: CpId, chain: &[u8; 32], list: &mut CpList) -> bool {
+    pub fn announced(
+        &mut self,
+        open: &CpOpen,
+        done: CpId,
+        chain: &[u8; 32],
+        list: &mut CpList,
+    ) -> bool {
         if open.cp <= done || self.open.as_ref() == Some(open) {
             return true;
         }
@@ -89,7 +100,8 @@ impl ListReceiver {
         if self.state != ListState::Collecting {
             return true;
         }
-        list.bytes_mut()[place * RECORD_BYTES..(place + count) * RECORD_BYTES].copy_from_slice(bytes);
+        list.bytes_mut()[place * RECORD_BYTES..(place + count) * RECORD_BYTES]
+            .copy_from_slice(bytes);
         for record in place..place + count {
             let (word, bit) = (record / 64, 1u64 << (record % 64));
             if self.have[word] & bit == 0 {
@@ -107,8 +119,11 @@ impl ListReceiver {
     fn check(&mut self, list: &CpList) {
         let open = self.open.as_ref().expect("a list that is checked was announced");
         let mut chain = ChainDigest::new(&open.chain_before, open.cp);
-        let parses = (0..list.len()).all(|index| list.get(index).map(|record| chain.push(&record)).is_some());
-        let right = parses && ibid_wire::crc32c(list.bytes()) == open.list_crc && chain.finish() == open.chain_after;
+        let parses = (0..list.len())
+            .all(|index| list.get(index).map(|record| chain.push(&record)).is_some());
+        let right = parses
+            && ibid_wire::crc32c(list.bytes()) == open.list_crc
+            && chain.finish() == open.chain_after;
         self.state = if right { ListState::Whole } else { ListState::Wrong };
     }
 }

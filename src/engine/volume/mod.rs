@@ -36,7 +36,9 @@ impl Fragment {
     /// Length in sectors.
     pub const fn sectors(&self) -> u32 {
         match *self {
-            Fragment::Log { sectors, .. } | Fragment::Zeroes { sectors } | Fragment::Volume { sectors, .. } => sectors,
+            Fragment::Log { sectors, .. }
+            | Fragment::Zeroes { sectors }
+            | Fragment::Volume { sectors, .. } => sectors,
         }
     }
 
@@ -45,7 +47,12 @@ impl Fragment {
         match (self, *next) {
             (
                 Fragment::Log { segment, page, in_page, sectors },
-                Fragment::Log { segment: next_segment, page: next_page, in_page: next_in, sectors: more },
+                Fragment::Log {
+                    segment: next_segment,
+                    page: next_page,
+                    in_page: next_in,
+                    sectors: more,
+                },
             ) => {
                 let end = page.get() * 8 + *in_page + *sectors;
                 let joins = *segment == next_segment && end == next_page.get() * 8 + next_in;
@@ -63,7 +70,13 @@ impl Fragment {
 }
 
 /// Calls `each` with the fragments of a run, in order, as long as they can be made.
-pub fn plan_read(log: &SourceLog, volume: VolumeId, first: Sector, sectors: Sectors, mut each: impl FnMut(Fragment)) {
+pub fn plan_read(
+    log: &SourceLog,
+    volume: VolumeId,
+    first: Sector,
+    sectors: Sectors,
+    mut each: impl FnMut(Fragment),
+) {
     let end = first + sectors;
     let mut held: Option<Fragment> = None;
     let mut at = first.get();
@@ -75,9 +88,16 @@ pub fn plan_read(log: &SourceLog, volume: VolumeId, first: Sector, sectors: Sect
         let places = log.lookup(volume, block, wanted);
         for sector in from..to {
             let next = match places[sector as usize] {
-                Some((segment, BlockSource::Page(page))) => Fragment::Log { segment, page, in_page: sector, sectors: 1 },
-                Some((_, BlockSource::Zeroes | BlockSource::Deallocated)) => Fragment::Zeroes { sectors: 1 },
-                None => Fragment::Volume { first: Sector::new(block * 8 + u64::from(sector)), sectors: 1 },
+                Some((segment, BlockSource::Page(page))) => {
+                    Fragment::Log { segment, page, in_page: sector, sectors: 1 }
+                }
+                Some((_, BlockSource::Zeroes | BlockSource::Deallocated)) => {
+                    Fragment::Zeroes { sectors: 1 }
+                }
+                None => Fragment::Volume {
+                    first: Sector::new(block * 8 + u64::from(sector)),
+                    sectors: 1,
+                },
             };
             if held.as_mut().is_some_and(|fragment| fragment.join(&next)) {
                 continue;
@@ -143,7 +163,12 @@ mod tests {
 
     #[test]
     fn fragments_join_only_where_they_go_on() {
-        let log = |page, in_page, sectors| Fragment::Log { segment: CpId::new(3), page: LogBlock::new(page), in_page, sectors };
+        let log = |page, in_page, sectors| Fragment::Log {
+            segment: CpId::new(3),
+            page: LogBlock::new(page),
+            in_page,
+            sectors,
+        };
         let mut held = log(4, 6, 2);
         assert!(held.join(&log(5, 0, 8)));
         assert_eq!(held, log(4, 6, 10));

@@ -37,10 +37,7 @@ pub(super) struct CommandTable {
 
 impl Default for CommandTable {
     fn default() -> Self {
-        Self {
-            write: NONE,
-            read: NONE,
-        }
+        Self { write: NONE, read: NONE }
     }
 }
 
@@ -49,11 +46,7 @@ impl<D: Disk> Core<D> {
     pub(super) fn stream_event(&mut self, now: Nanos, event: StreamEvent) -> Option<StreamId> {
         match event {
             StreamEvent::Opened(stream) => {
-                let id = if self.stopping.is_some() {
-                    None
-                } else {
-                    self.frontend.open(now)
-                };
+                let id = if self.stopping.is_some() { None } else { self.frontend.open(now) };
                 let Some(id) = id else { return Some(stream) };
                 self.conns[id.index()] = Conn {
                     id: Some(id),
@@ -88,9 +81,7 @@ impl<D: Disk> Core<D> {
     }
 
     fn conn_of(&mut self, stream: StreamId) -> Option<&mut Conn> {
-        self.conns[..self.conns_used]
-            .iter_mut()
-            .find(|conn| conn.stream == Some(stream))
+        self.conns[..self.conns_used].iter_mut().find(|conn| conn.stream == Some(stream))
     }
 
     /// Receives from every connection that has something, straight into log pages.
@@ -98,12 +89,8 @@ impl<D: Disk> Core<D> {
         let mut any = false;
         for at in 0..self.conns_used {
             for _ in 0..RECEIVES_PER_TURN {
-                let Conn {
-                    id: Some(id),
-                    stream: Some(stream),
-                    readable: true,
-                    ..
-                } = self.conns[at]
+                let Conn { id: Some(id), stream: Some(stream), readable: true, .. } =
+                    self.conns[at]
                 else {
                     break;
                 };
@@ -169,11 +156,7 @@ impl<D: Disk> Core<D> {
         for at in 0..self.conns_used {
             for _ in 0..SENDS_PER_TURN {
                 let Conn {
-                    id: Some(id),
-                    stream: Some(stream),
-                    writable: true,
-                    attend: true,
-                    ..
+                    id: Some(id), stream: Some(stream), writable: true, attend: true, ..
                 } = self.conns[at]
                 else {
                     break;
@@ -219,41 +202,19 @@ impl<D: Disk> Core<D> {
     pub(super) fn drain_events(&mut self, now: Nanos) {
         while let Some(event) = self.frontend.poll_event() {
             match event {
-                Event::Write {
-                    cmd,
-                    volume,
-                    first,
-                    sectors,
-                    fua: _,
-                } => {
+                Event::Write { cmd, volume, first, sectors, fua: _ } => {
                     self.write_came(now, Some(cmd), EntryKind::Write, volume, first, sectors);
                 }
-                Event::Zeroes {
-                    cmd,
-                    volume,
-                    first,
-                    sectors,
-                    deallocate,
-                } => {
-                    let kind = if deallocate {
-                        EntryKind::Deallocate
-                    } else {
-                        EntryKind::Zeroes
-                    };
+                Event::Zeroes { cmd, volume, first, sectors, deallocate } => {
+                    let kind = if deallocate { EntryKind::Deallocate } else { EntryKind::Zeroes };
                     self.write_came(now, Some(cmd), kind, volume, first, sectors);
                 }
-                Event::Arrived {
-                    cmd,
-                    span,
-                    digest,
-                    last,
-                } => self.arrived(now, cmd, span, digest, last),
-                Event::Read {
-                    cmd,
-                    volume,
-                    first,
-                    sectors,
-                } => self.read_came(now, cmd, volume, first, sectors),
+                Event::Arrived { cmd, span, digest, last } => {
+                    self.arrived(now, cmd, span, digest, last)
+                }
+                Event::Read { cmd, volume, first, sectors } => {
+                    self.read_came(now, cmd, volume, first, sectors)
+                }
                 // Nothing is volatile: whatever was completed is durable on both nodes already.
                 Event::Flush { cmd, .. } => self.complete(cmd, Status::SUCCESS),
                 Event::Released { cmd } => self.released(now, cmd),

@@ -179,7 +179,10 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
         let node = config.node;
         let limits = config.target.limits;
         let geometry = layout.log;
-        assert!(limits.transfer_bytes_max <= 1 << 20, "a write is at most one MiB: an entry's pages fit one batch");
+        assert!(
+            limits.transfer_bytes_max <= 1 << 20,
+            "a write is at most one MiB: an entry's pages fit one batch"
+        );
         assert!(
             layout.reads.blocks >= 2 * u32::from(ENTRY_PAGES_MAX),
             "the longest read has memory for the log's bytes and the volume's"
@@ -188,7 +191,8 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             layout.staging.blocks >= 2 * u32::from(ENTRY_PAGES_MAX),
             "the largest write has memory to be set aside in"
         );
-        let commands_max = usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
+        let commands_max =
+            usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
         let frame = FrameBuffer::new(port.datagram_bytes_max());
         let epoch = superblock.epoch.next();
         let batch_bytes_max = frame.body_bytes_max().min(4096);
@@ -357,7 +361,10 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
 impl<D: Disk> Core<D> {
     /// What must happen once, before anything else: the new epoch becomes durable.
     fn begin(&mut self, now: Nanos) {
-        if self.superblock.durable.epoch < self.epoch && self.superblock.is_idle() && self.fault.is_none() {
+        if self.superblock.durable.epoch < self.epoch
+            && self.superblock.is_idle()
+            && self.fault.is_none()
+        {
             let epoch = self.epoch;
             self.superblock.begin(&self.arena, &mut self.disks, |next| {
                 next.epoch = epoch;
@@ -388,7 +395,10 @@ impl<D: Disk> Core<D> {
         if let Err(DiskError(code)) = result {
             match work {
                 Work::Read { .. } => {}
-                Work::LogWrite { .. } | Work::LogFlush | Work::Superblock | Work::SuperblockFlush => {
+                Work::LogWrite { .. }
+                | Work::LogFlush
+                | Work::Superblock
+                | Work::SuperblockFlush => {
                     self.persist.fail();
                     self.fault.get_or_insert(Fault::Log(code));
                 }
@@ -436,7 +446,8 @@ impl<D: Disk> Core<D> {
         snapshot.full_wait = self.full_wait;
         snapshot.cp = self.superblock.durable.cp;
         snapshot.chain = self.superblock.durable.chain;
-        snapshot.cp_running = (self.cp_phase != CpPhase::Idle).then(|| self.superblock.durable.cp.next());
+        snapshot.cp_running =
+            (self.cp_phase != CpPhase::Idle).then(|| self.superblock.durable.cp.next());
         snapshot.cp_last = self.cp_last;
         snapshot.cp_sum = self.cp_sum;
         snapshot.port = port.counters();
@@ -453,15 +464,24 @@ impl<D: Disk> Core<D> {
 
     /// Nothing is under way that a frame of the peer could end.
     fn awaits_nothing(&self) -> bool {
-        let settled = self.log.durable_there_lsn() >= self.log.last_lsn() && self.cp_phase == CpPhase::Idle;
-        settled && self.peer.is_connected() && self.link.is_quiet() && self.writes.used() == 0 && self.stopping.is_none()
+        let settled =
+            self.log.durable_there_lsn() >= self.log.last_lsn() && self.cp_phase == CpPhase::Idle;
+        settled
+            && self.peer.is_connected()
+            && self.link.is_quiet()
+            && self.writes.used() == 0
+            && self.stopping.is_none()
     }
 
     /// Everything that must be over before a clean stop is over.
     fn is_quiet(&self) -> bool {
         let (oldest, next) = self.log.segments();
-        let drained = !self.log.has_unsealed() && next.get() - oldest.get() <= u64::from(!self.log.is_full());
-        drained && self.writes.used() == 0 && self.cp_phase == CpPhase::Idle && self.persist.is_idle()
+        let drained =
+            !self.log.has_unsealed() && next.get() - oldest.get() <= u64::from(!self.log.is_full());
+        drained
+            && self.writes.used() == 0
+            && self.cp_phase == CpPhase::Idle
+            && self.persist.is_idle()
     }
 
     fn stop_turn<P: Port, S: Streams>(&mut self, now: Nanos, port: &mut P, streams: &mut S) {

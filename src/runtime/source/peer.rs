@@ -9,7 +9,9 @@ use ibid_driver::{Class, Disk, Port};
 use ibid_engine::link::{ITEMS_MAX, Item, ItemKind};
 use ibid_engine::log::ClosedBatch;
 use ibid_units::{CpId, LogBlock, Lsn, Nanos, SECTOR_BYTES, Span};
-use ibid_wire::disk::{BATCH_HEADER_BYTES, Batch, ENTRY_BYTES, SEGMENT_HEADER_BYTES, VOLUMES_MAX, VolumeIdentity};
+use ibid_wire::disk::{
+    BATCH_HEADER_BYTES, Batch, ENTRY_BYTES, SEGMENT_HEADER_BYTES, VOLUMES_MAX, VolumeIdentity,
+};
 use ibid_wire::peer::{
     Frame, FrameKind, Hello, HelloAnswer, HelloRefusal, RECORD_BYTES, Report, Section, SectionKind,
 };
@@ -80,7 +82,11 @@ impl Peer {
             Stand::Seeking if self.ever => PeerState::Away,
             Stand::Seeking => PeerState::Connecting,
         };
-        let silent = if self.ever && self.stand != Stand::Connected { now.since(self.heard) } else { Nanos::ZERO };
+        let silent = if self.ever && self.stand != Stand::Connected {
+            now.since(self.heard)
+        } else {
+            Nanos::ZERO
+        };
         (state, silent)
     }
 
@@ -163,7 +169,11 @@ impl<D: Disk> Core<D> {
 
     fn reported(&mut self, now: Nanos, report: &Report) {
         self.peer.heard = now;
-        let honest = self.link.reported(now, report.ranges(), Nanos::from_micros(u64::from(report.delay_micros)));
+        let honest = self.link.reported(
+            now,
+            report.ranges(),
+            Nanos::from_micros(u64::from(report.delay_micros)),
+        );
         let believed = self.log.durable_there(report.durable);
         self.peer.false_claims += u64::from(!honest || !believed);
         while let Some(&(last, closed)) = self.batch_times.front() {
@@ -203,7 +213,11 @@ impl<D: Disk> Core<D> {
     /// Closes batches: when those before are on their way, with everything that has come meanwhile.
     pub(super) fn close_batches(&mut self, now: Nanos) -> bool {
         let mut any = false;
-        while self.log.has_unbatched() && self.persist.has_room() && self.fault.is_none() && self.may_close() {
+        while self.log.has_unbatched()
+            && self.persist.has_room()
+            && self.fault.is_none()
+            && self.may_close()
+        {
             let Some(batch) = self.log.close_batch(&mut self.memory) else { break };
             any = true;
             if self.peer.is_connected() && self.batch_times.len() < JOBS_MAX {
@@ -215,7 +229,8 @@ impl<D: Disk> Core<D> {
     }
 
     fn may_close(&self) -> bool {
-        !self.peer.is_connected() || (self.outgoing.is_empty() && !self.link.has_again() && self.link.may_send())
+        !self.peer.is_connected()
+            || (self.outgoing.is_empty() && !self.link.has_again() && self.link.may_send())
     }
 
     /// Sends what can be sent.
@@ -227,7 +242,8 @@ impl<D: Disk> Core<D> {
             self.lose_peer(now);
             return true;
         }
-        let awaiting = self.log.durable_there_lsn() < self.log.batched() || (self.open.is_some() && !self.peer_has_cp);
+        let awaiting = self.log.durable_there_lsn() < self.log.batched()
+            || (self.open.is_some() && !self.peer_has_cp);
         if now >= self.link.deadline(awaiting) && self.link.timed_out(now, awaiting) {
             self.peer.ping = true;
         }
@@ -244,7 +260,10 @@ impl<D: Disk> Core<D> {
 
     fn seek<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
         // No session before the epoch is durable: what the peer has seen must never be used again.
-        if now < self.peer.hello_at || self.superblock.durable.epoch != self.epoch || self.fault.is_some() {
+        if now < self.peer.hello_at
+            || self.superblock.durable.epoch != self.epoch
+            || self.fault.is_some()
+        {
             return false;
         }
         self.peer.hello_at = now.after(HELLO_EVERY);
@@ -265,7 +284,11 @@ impl<D: Disk> Core<D> {
         self.frame.clear();
         self.frame.set_body(SectionKind::Hello, 0, 0, |out| hello.emit(out));
         let session = self.session();
-        let (head, spans) = self.frame.seal(FrameKind::Hello, session, ibid_units::PacketNumber::new(self.peer.control_number));
+        let (head, spans) = self.frame.seal(
+            FrameKind::Hello,
+            session,
+            ibid_units::PacketNumber::new(self.peer.control_number),
+        );
         self.peer.control_number += 1;
         // A busy port is tried again with the next hello.
         port.send(Class::Control, head, spans).is_ok()
@@ -284,7 +307,8 @@ impl<D: Disk> Core<D> {
     /// Tells the peer that nothing will follow.
     pub(super) fn say_goodbye<P: Port>(&mut self, now: Nanos, port: &mut P) {
         if self.peer.is_connected() && self.link.has_room() {
-            let goodbye = Item { kind: ItemKind::Goodbye, segment: CpId::new(0), place: LogBlock::new(0) };
+            let goodbye =
+                Item { kind: ItemKind::Goodbye, segment: CpId::new(0), place: LogBlock::new(0) };
             self.send_bare(now, port, SectionKind::Goodbye, goodbye);
         }
     }
@@ -292,7 +316,8 @@ impl<D: Disk> Core<D> {
     /// Composes and sends one frame; false when there is nothing to send or no room to send it.
     fn send_frame<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
         if self.peer.ping && self.link.has_room() {
-            let ping = Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
+            let ping =
+                Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
             // A probe goes out whatever the window says (RFC 9002 §7.5); where the device is busy, it is due again next turn.
             self.peer.ping = !self.send_bare(now, port, SectionKind::Ping, ping);
             return !self.peer.ping;
@@ -302,7 +327,9 @@ impl<D: Disk> Core<D> {
         }
         let Some(first) = self.next_item() else { return false };
         match first.kind {
-            ItemKind::LogStructure | ItemKind::LogPage { .. } | ItemKind::CpBlock { .. } => self.send_spans(now, port, first),
+            ItemKind::LogStructure | ItemKind::LogPage { .. } | ItemKind::CpBlock { .. } => {
+                self.send_spans(now, port, first)
+            }
             ItemKind::CpOpen | ItemKind::CpList => self.send_list(now, port, first),
             ItemKind::Ping => self.send_bare(now, port, SectionKind::Ping, first),
             ItemKind::Goodbye => self.send_bare(now, port, SectionKind::Goodbye, first),
@@ -355,7 +382,11 @@ impl<D: Disk> Core<D> {
         let piece = self.frame.piece_sectors();
         let outgoing = &mut self.outgoing;
         if batch.with_header {
-            outgoing.push_back(Item { kind: ItemKind::LogStructure, segment, place: LogBlock::new(0) });
+            outgoing.push_back(Item {
+                kind: ItemKind::LogStructure,
+                segment,
+                place: LogBlock::new(0),
+            });
         }
         outgoing.push_back(Item { kind: ItemKind::LogStructure, segment, place: batch.block });
         let bytes = self.arena.bytes(self.geometry.span(segment, batch.block, 1));
@@ -367,7 +398,10 @@ impl<D: Disk> Core<D> {
                 while left > 0 {
                     let count = left.min(piece);
                     let kind = ItemKind::LogPage { first: first as u8, count: count as u8 };
-                    assert!(outgoing.len() < OUTGOING_MAX, "a batch has a bounded number of pieces");
+                    assert!(
+                        outgoing.len() < OUTGOING_MAX,
+                        "a batch has a bounded number of pieces"
+                    );
                     outgoing.push_back(Item { kind, segment, place });
                     first += count;
                     left -= count;
@@ -381,7 +415,11 @@ impl<D: Disk> Core<D> {
         if self.peer_has_cp {
             return None;
         }
-        let item = |kind, place: usize| Item { kind, segment: open.cp, place: LogBlock::new(place as u32) };
+        let item = |kind, place: usize| Item {
+            kind,
+            segment: open.cp,
+            place: LogBlock::new(place as u32),
+        };
         match self.list_sent {
             None => {
                 self.list_sent = Some(0);
@@ -415,7 +453,9 @@ impl<D: Disk> Core<D> {
                 let length = if item.place.get() == 0 {
                     SEGMENT_HEADER_BYTES as u32
                 } else {
-                    Batch::parse(&self.arena.bytes(whole)).expect("a batch in the log checks").used_bytes()
+                    Batch::parse(&self.arena.bytes(whole))
+                        .expect("a batch in the log checks")
+                        .used_bytes()
                 };
                 let span = whole.first(length);
                 let section = Section {
@@ -434,7 +474,14 @@ impl<D: Disk> Core<D> {
                 }
                 let (span, crc) = self.page_piece(segment, item.place, first, count);
                 let place = item.place.get() * 4096 + u32::from(first) * SECTOR_BYTES as u32;
-                let section = Section { kind: SectionKind::Log, length: span.len as u16, crc, segment: low, place, extra: 0 };
+                let section = Section {
+                    kind: SectionKind::Log,
+                    length: span.len as u16,
+                    crc,
+                    segment: low,
+                    place,
+                    extra: 0,
+                };
                 Some((section, span))
             }
             ItemKind::CpBlock { first, count } => {
@@ -442,7 +489,9 @@ impl<D: Disk> Core<D> {
                     return None;
                 }
                 let (record, page) = self.apply.record_of(&self.list, item.place.get())?;
-                let ibid_wire::peer::RecordKind::Reference(start) = record.kind else { return None };
+                let ibid_wire::peer::RecordKind::Reference(start) = record.kind else {
+                    return None;
+                };
                 let block = LogBlock::new(start.get() + page);
                 let (span, crc) = self.page_piece(segment, block, first, count);
                 let section = Section {
@@ -463,7 +512,8 @@ impl<D: Disk> Core<D> {
     fn page_piece(&self, segment: CpId, block: LogBlock, first: u8, count: u8) -> (Span, u32) {
         let whole = self.geometry.span(segment, block, 1);
         let sector = SECTOR_BYTES as u32;
-        let span = Span::new(whole.at + u64::from(u32::from(first) * sector), u32::from(count) * sector);
+        let span =
+            Span::new(whole.at + u64::from(u32::from(first) * sector), u32::from(count) * sector);
         let part = self.log.pages.part(segment, block);
         let crc = if part.first == first && part.count == count {
             self.log.pages.crc(segment, block)
@@ -501,9 +551,11 @@ impl<D: Disk> Core<D> {
                 break;
             }
             // Only one batch's items are mixed in a frame, so that the next batch can still grow.
-            next = self.link.pop_again().or_else(|| self.outgoing.pop_front()).or_else(|| {
-                if is_block { self.next_cp_item() } else { None }
-            });
+            next = self
+                .link
+                .pop_again()
+                .or_else(|| self.outgoing.pop_front())
+                .or_else(|| if is_block { self.next_cp_item() } else { None });
         }
         if count == 0 {
             // Everything looked at was out of date.
@@ -513,7 +565,10 @@ impl<D: Disk> Core<D> {
     }
 
     fn send_list<P: Port>(&mut self, now: Nanos, port: &mut P, item: Item) -> bool {
-        let Some(open) = self.open.filter(|open| open.cp == item.segment && !self.peer_has_cp) else { return true };
+        let Some(open) = self.open.filter(|open| open.cp == item.segment && !self.peer_has_cp)
+        else {
+            return true;
+        };
         let low = open.cp.get() as u32;
         self.frame.clear();
         if item.kind == ItemKind::CpOpen {
@@ -530,7 +585,13 @@ impl<D: Disk> Core<D> {
         self.finish(now, port, Class::Cp, &[item])
     }
 
-    fn send_bare<P: Port>(&mut self, now: Nanos, port: &mut P, kind: SectionKind, item: Item) -> bool {
+    fn send_bare<P: Port>(
+        &mut self,
+        now: Nanos,
+        port: &mut P,
+        kind: SectionKind,
+        item: Item,
+    ) -> bool {
         self.frame.clear();
         self.frame.set_body(kind, 0, 0, |_| 0);
         self.finish(now, port, Class::Control, &[item])
@@ -543,7 +604,11 @@ impl<D: Disk> Core<D> {
         let (head, spans) = self.frame.seal(FrameKind::Sourced, session, number);
         if port.send(class, head, spans).is_err() {
             // Probe and goodbye are made anew by whoever wants them: queued, each turn of a device that stays busy would add one.
-            for item in items.iter().rev().filter(|item| !matches!(item.kind, ItemKind::Ping | ItemKind::Goodbye)) {
+            for item in items
+                .iter()
+                .rev()
+                .filter(|item| !matches!(item.kind, ItemKind::Ping | ItemKind::Goodbye))
+            {
                 self.link.push_again(*item);
             }
             return false;

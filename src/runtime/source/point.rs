@@ -47,7 +47,10 @@ impl<D: Disk> Core<D> {
 
     fn begin_cp(&mut self, now: Nanos) -> bool {
         let Some(segment) = self.log.drainable() else { return false };
-        if !self.superblock.is_idle() || self.superblock.durable.epoch != self.epoch || self.fault.is_some() {
+        if !self.superblock.is_idle()
+            || self.superblock.durable.epoch != self.epoch
+            || self.fault.is_some()
+        {
             return false;
         }
         assert!(segment == self.running_cp(), "a CP drains the segment with its number");
@@ -67,7 +70,8 @@ impl<D: Disk> Core<D> {
 
     fn list_step(&mut self) {
         let cp = self.running_cp();
-        let complete = self.lister.step(cp, self.log.dirty_index(cp), &self.log.pages, &mut self.list);
+        let complete =
+            self.lister.step(cp, self.log.dirty_index(cp), &self.log.pages, &mut self.list);
         self.list_crc.update(&self.list.bytes()[self.hashed * RECORD_BYTES..]);
         for index in self.hashed..self.list.len() {
             let record = self.list.get(index).expect("a record just made");
@@ -99,7 +103,10 @@ impl<D: Disk> Core<D> {
             chain_before,
             chain_after: chain.finish(),
         });
-        assert!(self.apply.start(cp, &self.list, Prove::References), "a list made here is a right one");
+        assert!(
+            self.apply.start(cp, &self.list, Prove::References),
+            "a list made here is a right one"
+        );
         self.blocks.start();
         self.cp_phase = CpPhase::Applying;
     }
@@ -113,7 +120,11 @@ impl<D: Disk> Core<D> {
                 busy = true;
             }
         }
-        if self.apply.is_done() && self.peer_has_cp && self.superblock.is_idle() && self.fault.is_none() {
+        if self.apply.is_done()
+            && self.peer_has_cp
+            && self.superblock.is_idle()
+            && self.fault.is_none()
+        {
             let open = self.open.expect("an applied CP was opened");
             self.superblock.begin(&self.arena, &mut self.disks, |next| {
                 next.cp = open.cp;
@@ -147,7 +158,10 @@ impl<D: Disk> Core<D> {
     fn answer_waiters(&mut self, now: Nanos) {
         let done = self.superblock.durable;
         while self.waiters.front().is_some_and(|waiter| waiter.target <= done.cp) {
-            let Some(Waiter { began, before, link_bytes, reply, .. }) = self.waiters.pop_front() else { return };
+            let Some(Waiter { began, before, link_bytes, reply, .. }) = self.waiters.pop_front()
+            else {
+                return;
+            };
             let counters: CpCounters = self.cp_sum.since(&before);
             let answer = CpDone {
                 cp: done.cp,

@@ -43,10 +43,7 @@ impl ReadSlot {
         volume: VolumeId::new(0),
         first: Sector::new(0),
         sectors: Sectors::new(0),
-        pieces: [ReadPiece {
-            span: Span::new(0, 0),
-            crc: None,
-        }; READ_PIECES_MAX],
+        pieces: [ReadPiece { span: Span::new(0, 0), crc: None }; READ_PIECES_MAX],
         piece_count: 0,
         run: None,
         scatter: None,
@@ -69,10 +66,8 @@ pub(super) struct Scatter {
 }
 
 impl Scatter {
-    pub(super) const EMPTY: Scatter = Scatter {
-        under: Span::new(0, 0),
-        sectors: [0; SCATTER_WORDS],
-    };
+    pub(super) const EMPTY: Scatter =
+        Scatter { under: Span::new(0, 0), sectors: [0; SCATTER_WORDS] };
 }
 
 impl<D: Disk> Core<D> {
@@ -84,18 +79,9 @@ impl<D: Disk> Core<D> {
         first: Sector,
         sectors: Sectors,
     ) {
-        let slot = ReadSlot {
-            cmd: Some(cmd),
-            volume,
-            first,
-            sectors,
-            parsed: now,
-            ..ReadSlot::EMPTY
-        };
-        let place = self
-            .reads
-            .take(slot)
-            .expect("there is a read slot for every command");
+        let slot =
+            ReadSlot { cmd: Some(cmd), volume, first, sectors, parsed: now, ..ReadSlot::EMPTY };
+        let place = self.reads.take(slot).expect("there is a read slot for every command");
         self.commands += 1;
         self.table(cmd).read = place;
         if !self.waiting_reads.is_empty() || !self.begin_read(now, place) {
@@ -105,12 +91,7 @@ impl<D: Disk> Core<D> {
 
     /// Decides where a read's bytes come from and starts what disk reads it needs; false where there is no memory for it now.
     pub(super) fn begin_read(&mut self, now: Nanos, place: u32) -> bool {
-        let ReadSlot {
-            volume,
-            first,
-            sectors,
-            ..
-        } = *self.reads.get(place);
+        let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
         let (mut fragments, mut from_volume) = (0, 0);
         plan_read(&self.log, volume, first, sectors, |fragment| {
             fragments += 1;
@@ -152,22 +133,13 @@ impl<D: Disk> Core<D> {
         let slot = self.reads.get_mut(place);
         slot.outstanding += 1;
         let span = Span::new(at, sectors * SECTOR_BYTES as u32);
-        let op = DiskOp::Read {
-            file: volume_file(slot.volume),
-            at: first.bytes(),
-            span,
-        };
+        let op = DiskOp::Read { file: volume_file(slot.volume), at: first.bytes(), span };
         self.disks.submit(op, Work::Read { slot: place });
     }
 
     /// Bytes go out from where they lie (SRC-2).
     pub(super) fn begin_pieces(&mut self, place: u32) {
-        let ReadSlot {
-            volume,
-            first,
-            sectors,
-            ..
-        } = *self.reads.get(place);
+        let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
         let mut found = [Fragment::Zeroes { sectors: 0 }; READ_PIECES_MAX];
         let mut count = 0;
         plan_read(&self.log, volume, first, sectors, |fragment| {
@@ -178,16 +150,9 @@ impl<D: Disk> Core<D> {
         for fragment in &found[..count] {
             let bytes = fragment.sectors() * SECTOR_BYTES as u32;
             let span = match *fragment {
-                Fragment::Log {
-                    segment,
-                    page,
-                    in_page,
-                    sectors,
-                } => {
+                Fragment::Log { segment, page, in_page, sectors } => {
                     self.pin(place, segment);
-                    let whole = self
-                        .geometry
-                        .span(segment, page, (in_page + sectors).div_ceil(8));
+                    let whole = self.geometry.span(segment, page, (in_page + sectors).div_ceil(8));
                     Span::new(whole.at + u64::from(in_page) * SECTOR_BYTES, bytes)
                 }
                 Fragment::Zeroes { .. } => self.layout.zeroes.first(bytes),
@@ -213,10 +178,7 @@ impl<D: Disk> Core<D> {
         let Some(under) = self.read_pool.take(sectors.blocks_from(first)) else {
             return false;
         };
-        let scatter = self.scatters.take(Scatter {
-            under,
-            sectors: [0; SCATTER_WORDS],
-        });
+        let scatter = self.scatters.take(Scatter { under, sectors: [0; SCATTER_WORDS] });
         self.reads.get_mut(place).scatter = scatter;
         true
     }
@@ -224,35 +186,16 @@ impl<D: Disk> Core<D> {
     /// Too many pieces to send apart: they are gathered in the read's memory, which is counted. What the log has is copied now;
     /// what the volume has is read beside it and laid in when it has come.
     pub(super) fn begin_gather(&mut self, place: u32) {
-        let ReadSlot {
-            volume,
-            first,
-            sectors,
-            run,
-            scatter,
-            ..
-        } = *self.reads.get(place);
+        let ReadSlot { volume, first, sectors, run, scatter, .. } = *self.reads.get(place);
         let run = run.expect("a gathered read has memory");
         let start = run.at + u64::from(first.in_block()) * SECTOR_BYTES;
         let mut offset = 0;
-        let Self {
-            log,
-            geometry,
-            arena,
-            copied,
-            scatters,
-            ..
-        } = self;
+        let Self { log, geometry, arena, copied, scatters, .. } = self;
         plan_read(log, volume, first, sectors, |fragment| {
             let bytes = fragment.sectors() * SECTOR_BYTES as u32;
             let at = start + u64::from(offset) * SECTOR_BYTES;
             match fragment {
-                Fragment::Log {
-                    segment,
-                    page,
-                    in_page,
-                    sectors,
-                } => {
+                Fragment::Log { segment, page, in_page, sectors } => {
                     let whole = geometry.span(segment, page, (in_page + sectors).div_ceil(8));
                     arena.copy_within(
                         Span::new(whole.at + u64::from(in_page) * SECTOR_BYTES, bytes),
@@ -273,38 +216,23 @@ impl<D: Disk> Core<D> {
             offset += fragment.sectors();
         });
         let slot = self.reads.get_mut(place);
-        slot.pieces[0] = ReadPiece {
-            span: Span::new(start, sectors.bytes() as u32),
-            crc: None,
-        };
+        slot.pieces[0] = ReadPiece { span: Span::new(start, sectors.bytes() as u32), crc: None };
         slot.piece_count = 1;
         if let Some(scatter) = scatter {
             slot.outstanding = 1;
             let under = self.scatters.get(scatter).under;
             let at = under.at + u64::from(first.in_block()) * SECTOR_BYTES;
             let span = Span::new(at, sectors.bytes() as u32);
-            let op = DiskOp::Read {
-                file: volume_file(volume),
-                at: first.bytes(),
-                span,
-            };
+            let op = DiskOp::Read { file: volume_file(volume), at: first.bytes(), span };
             self.disks.submit(op, Work::Read { slot: place });
         }
     }
 
     /// Lays the volume's sectors of a gathered read into its memory.
     pub(super) fn end_scatter(&mut self, place: u32, scatter: u32) {
-        let ReadSlot {
-            first,
-            sectors,
-            run,
-            ..
-        } = *self.reads.get(place);
+        let ReadSlot { first, sectors, run, .. } = *self.reads.get(place);
         let run = run.expect("a gathered read has memory");
-        let Scatter {
-            under,
-            sectors: wanted,
-        } = *self.scatters.get(scatter);
+        let Scatter { under, sectors: wanted } = *self.scatters.get(scatter);
         let head = u64::from(first.in_block()) * SECTOR_BYTES;
         for sector in 0..u64::from(sectors.get()) {
             if wanted[(sector / 64) as usize] >> (sector % 64) & 1 == 1 {

@@ -139,15 +139,7 @@ impl<D: Disk> Core<D> {
 
     /// Reserves room for a write; false where it must wait.
     pub(super) fn try_place(&mut self, now: Nanos, place: u32) -> bool {
-        let WriteSlot {
-            kind,
-            volume,
-            first,
-            sectors,
-            cmd,
-            parsed,
-            ..
-        } = *self.writes.get(place);
+        let WriteSlot { kind, volume, first, sectors, cmd, parsed, .. } = *self.writes.get(place);
         let large = if self.is_large(place) { sectors.blocks_from(first) } else { 0 };
         // Half of the memory: runs of every length find their place in the other half's gaps.
         if large > 0 && self.large_pages + large > self.layout.staging.blocks / 2 {
@@ -186,9 +178,7 @@ impl<D: Disk> Core<D> {
     /// The bytes of a placement in the log: congruent, so they begin inside the first page where the run does.
     pub(super) fn payload(&self, placement: &Placement) -> Span {
         let entry = placement.entry;
-        let whole = self
-            .geometry
-            .span(placement.segment, entry.page, u32::from(entry.pages));
+        let whole = self.geometry.span(placement.segment, entry.page, u32::from(entry.pages));
         let offset = u64::from(entry.first.in_block()) * SECTOR_BYTES;
         Span::new(whole.at + offset, entry.sectors.bytes() as u32)
     }
@@ -246,11 +236,8 @@ impl<D: Disk> Core<D> {
     }
 
     pub(super) fn log_write(&mut self, now: Nanos, place: u32) {
-        let placement = self
-            .writes
-            .get(place)
-            .placement
-            .expect("a write that is logged was placed");
+        let placement =
+            self.writes.get(place).placement.expect("a write that is logged was placed");
         match self.log.complete(now, placement, u64::from(place)) {
             Completion::Logged => {
                 self.writes.get_mut(place).state = WriteState::Logged;
@@ -358,7 +345,9 @@ impl<D: Disk> Core<D> {
 
     /// Nothing becomes durable any more: writes that have no Lsn yet fail, so that their hosts can turn elsewhere.
     pub(super) fn fail_waiting(&mut self) {
-        while let Some(place) = self.waiting_writes.pop_front().or_else(|| self.waiting_large.pop_front()) {
+        while let Some(place) =
+            self.waiting_writes.pop_front().or_else(|| self.waiting_large.pop_front())
+        {
             if let Some(cmd) = self
                 .writes
                 .get(place)
@@ -394,12 +383,7 @@ impl<D: Disk> Core<D> {
             return;
         };
         for place in 0..self.writes.count() as u32 {
-            let WriteSlot {
-                state,
-                cmd,
-                placement,
-                ..
-            } = *self.writes.get(place);
+            let WriteSlot { state, cmd, placement, .. } = *self.writes.get(place);
             let (WriteState::Receiving, Some(cmd), Some(placement)) = (state, cmd, placement)
             else {
                 continue;
@@ -409,8 +393,7 @@ impl<D: Disk> Core<D> {
             }
             self.set_aside(place);
             if let Some(run) = self.writes.get(place).aside {
-                self.frontend
-                    .move_write(cmd, aside_payload(run, &placement));
+                self.frontend.move_write(cmd, aside_payload(run, &placement));
             } else if now.since(self.held_since) >= HELD_MAX {
                 self.complete(cmd, Status::COMMAND_INTERRUPTED);
                 self.forget_write(now, place);
@@ -440,9 +423,7 @@ impl<D: Disk> Core<D> {
     /// Moves a late write's bytes to a new place and logs it there.
     pub(super) fn move_late(&mut self, now: Nanos, place: u32) -> bool {
         let slot = *self.writes.get(place);
-        let Ok(placement) = self
-            .log
-            .reserve(now, slot.kind, slot.volume, slot.first, slot.sectors)
+        let Ok(placement) = self.log.reserve(now, slot.kind, slot.volume, slot.first, slot.sectors)
         else {
             return false;
         };
@@ -475,8 +456,7 @@ impl<D: Disk> Core<D> {
             any = true;
             let place = committed.token as u32;
             let slot = *self.writes.get(place);
-            self.times
-                .record(Stage::Commit, now.since(committed.arrived));
+            self.times.record(Stage::Commit, now.since(committed.arrived));
             self.times.record(Stage::Write, now.since(slot.parsed));
             let volume = &mut self.volumes[usize::from(slot.volume.get())];
             volume.writes += 1;

@@ -5,8 +5,8 @@ mod segment;
 mod superblock;
 
 pub use segment::{
-    BATCH_HEADER_BYTES, Batch, BatchEmitter, BatchHeader, ENTRY_BYTES, Entries, Entry, EntryKind, ENTRY_PAGES_MAX,
-    SEGMENT_HEADER_BYTES, SegmentHeader,
+    BATCH_HEADER_BYTES, Batch, BatchEmitter, BatchHeader, ENTRY_BYTES, ENTRY_PAGES_MAX, Entries,
+    Entry, EntryKind, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 pub use superblock::{SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, VOLUMES_MAX, VolumeIdentity};
 

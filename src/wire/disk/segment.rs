@@ -397,7 +397,16 @@ mod tests {
     #[test]
     fn what_is_emitted_parses_to_the_same() {
         let mut block = [0xEE; 4096];
-        let entries = [write(8, 8, 1), write(15, 3, 2), Entry { kind: EntryKind::Zeroes, pages: 0, page: LogBlock::new(0), ..write(64, 640, 0) }];
+        let entries = [
+            write(8, 8, 1),
+            write(15, 3, 2),
+            Entry {
+                kind: EntryKind::Zeroes,
+                pages: 0,
+                page: LogBlock::new(0),
+                ..write(64, 640, 0)
+            },
+        ];
         let mut batch = BatchEmitter::new(&mut block, &header(), 4096);
         for (n, entry) in entries.iter().enumerate() {
             assert!(batch.push(entry, |index| 1000 * n as u32 + u32::from(index)));
@@ -405,7 +414,8 @@ mod tests {
         let (used, crc) = batch.finish();
         let parsed = Batch::parse(&block).expect("what was just emitted");
         assert_eq!((parsed.header, parsed.crc, parsed.used_bytes()), (header(), crc, used));
-        let back: [Entry; 3] = core::array::from_fn(|n| parsed.entries().nth(n).expect("three entries").0);
+        let back: [Entry; 3] =
+            core::array::from_fn(|n| parsed.entries().nth(n).expect("three entries").0);
         assert_eq!(back, entries);
         assert_eq!(parsed.entries().nth(1).expect("the second").1.get(1), 1001);
     }
@@ -445,7 +455,13 @@ mod tests {
     #[test]
     fn a_segment_header_round_trips_and_refuses_rot() {
         let mut block = [0; 4096];
-        let header = SegmentHeader { segment: CpId::new(8), epoch: Epoch::new(1), first_lsn: Lsn::new(3), pair: [9; 16], blocks: 64 };
+        let header = SegmentHeader {
+            segment: CpId::new(8),
+            epoch: Epoch::new(1),
+            first_lsn: Lsn::new(3),
+            pair: [9; 16],
+            blocks: 64,
+        };
         header.emit(&mut block);
         assert_eq!(SegmentHeader::parse(&block), Ok(header));
         block[17] ^= 1;

@@ -67,30 +67,18 @@ pub struct Sgl {
 impl Sgl {
     /// Data that stands in the capsule.
     pub const fn in_capsule(length: u32) -> Self {
-        Self {
-            address: 0,
-            length,
-            kind: sgl_kind::IN_CAPSULE,
-        }
+        Self { address: 0, length, kind: sgl_kind::IN_CAPSULE }
     }
     /// Data that travels in data PDUs; with length 0, no data.
     pub const fn transport(length: u32) -> Self {
-        Self {
-            address: 0,
-            length,
-            kind: sgl_kind::TRANSPORT,
-        }
+        Self { address: 0, length, kind: sgl_kind::TRANSPORT }
     }
 }
 
 impl Field for Sgl {
     const LEN: usize = 16;
     fn get(bytes: &[u8]) -> Self {
-        Self {
-            address: u64::get(bytes),
-            length: u32::get(&bytes[8..]),
-            kind: bytes[15],
-        }
+        Self { address: u64::get(bytes), length: u32::get(&bytes[8..]), kind: bytes[15] }
     }
     fn put(self, bytes: &mut [u8]) {
         self.address.put(bytes);
@@ -178,12 +166,6 @@ layout! {
 impl Cqe {
     /// A completion of `cid`; the queue head is filled in where it is known.
     pub const fn new(cid: u16, status: Status, result: u64) -> Self {
-        Self {
-            result,
-            sqhd: 0,
-            sqid: 0,
-            cid,
-            status,
-        }
+        Self { result, sqhd: 0, sqid: 0, cid, status }
     }
 }

@@ -116,10 +116,7 @@ pub struct ConnectRefusal {
 impl ConnectRefusal {
     /// From the completion.
     pub const fn parse(result: u64) -> Self {
-        Self {
-            ipo: result as u16,
-            in_data: result >> 16 & 1 != 0,
-        }
+        Self { ipo: result as u16, in_data: result >> 16 & 1 != 0 }
     }
     /// For the completion.
     pub const fn emit(self) -> u64 {
@@ -169,10 +166,7 @@ const fn width(cdw10: u32) -> Option<bool> {
 impl PropertyGet {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self {
-            wide: width(sqe.cdw10),
-            offset: sqe.cdw11,
-        }
+        Self { wide: width(sqe.cdw10), offset: sqe.cdw11 }
     }
     /// The command; a size that does not exist is sent as the reserved value 7.
     pub const fn emit(&self, cid: u16) -> Sqe {
@@ -208,11 +202,7 @@ impl PropertySet {
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {
-        let mut sqe = PropertyGet {
-            wide: self.wide,
-            offset: self.offset,
-        }
-        .emit(cid);
+        let mut sqe = PropertyGet { wide: self.wide, offset: self.offset }.emit(cid);
         sqe.nsid = fctype::PROPERTY_SET as u32;
         sqe.cdw12 = self.value as u32;
         sqe.cdw13 = (self.value >> 32) as u32;
@@ -239,10 +229,7 @@ impl Cap {
 
     /// From the property.
     pub const fn parse(raw: u64) -> Self {
-        Self {
-            mqes: raw as u16,
-            timeout_500ms: (raw >> 24) as u8,
-        }
+        Self { mqes: raw as u16, timeout_500ms: (raw >> 24) as u8 }
     }
     /// As the property.
     pub const fn emit(self) -> u64 {
@@ -311,11 +298,7 @@ pub struct Csts {
 impl Csts {
     /// From the property.
     pub const fn parse(raw: u32) -> Self {
-        Self {
-            ready: raw & 1 != 0,
-            failed: raw & 2 != 0,
-            shut_down: raw >> 2 & 3 == 2,
-        }
+        Self { ready: raw & 1 != 0, failed: raw & 2 != 0, shut_down: raw >> 2 & 3 == 2 }
     }
     /// As the property.
     pub const fn emit(self) -> u32 {

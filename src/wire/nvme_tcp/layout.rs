@@ -44,22 +44,12 @@ impl<const N: usize> Field for [u8; N] {
 
 /// Refuses bytes shorter than a structure.
 pub(super) fn check(bytes: &[u8], needed: usize) -> Result<(), TooShort> {
-    if bytes.len() < needed {
-        Err(TooShort {
-            needed,
-            given: bytes.len(),
-        })
-    } else {
-        Ok(())
-    }
+    if bytes.len() < needed { Err(TooShort { needed, given: bytes.len() }) } else { Ok(()) }
 }
 
 /// No field may reach past its structure's end.
 pub(super) const fn fits(at: usize, len: usize, bytes: usize) {
-    assert!(
-        at + len <= bytes,
-        "a field reaches past its structure's end"
-    );
+    assert!(at + len <= bytes, "a field reaches past its structure's end");
 }
 
 macro_rules! layout {

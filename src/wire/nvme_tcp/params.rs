@@ -65,10 +65,7 @@ pub struct Deallocate {
 impl Deallocate {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self {
-            ranges: (sqe.cdw10 & 0xff) as u16 + 1,
-            deallocate: sqe.cdw11 & 4 != 0,
-        }
+        Self { ranges: (sqe.cdw10 & 0xff) as u16 + 1, deallocate: sqe.cdw11 & 4 != 0 }
     }
     /// The command, its list in the capsule.
     ///
@@ -111,11 +108,7 @@ pub struct Identify {
 impl Identify {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self {
-            cns: sqe.cdw10 as u8,
-            csi: (sqe.cdw11 >> 24) as u8,
-            nsid: sqe.nsid,
-        }
+        Self { cns: sqe.cdw10 as u8, csi: (sqe.cdw11 >> 24) as u8, nsid: sqe.nsid }
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {
@@ -207,11 +200,7 @@ pub struct SetFeatures {
 impl SetFeatures {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self {
-            fid: sqe.cdw10 as u8,
-            save: sqe.cdw10 >> 31 != 0,
-            value: sqe.cdw11,
-        }
+        Self { fid: sqe.cdw10 as u8, save: sqe.cdw10 >> 31 != 0, value: sqe.cdw11 }
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {
@@ -234,10 +223,7 @@ pub struct GetFeatures {
 impl GetFeatures {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self {
-            fid: sqe.cdw10 as u8,
-            select: (sqe.cdw10 >> 8 & 7) as u8,
-        }
+        Self { fid: sqe.cdw10 as u8, select: (sqe.cdw10 >> 8 & 7) as u8 }
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {

@@ -112,13 +112,7 @@ impl CommonHeader {
     /// The header of a PDU without data or digests.
     pub const fn plain(kind: PduKind) -> Self {
         let hlen = kind.header_bytes();
-        Self {
-            kind: kind as u8,
-            flags: 0,
-            hlen: hlen as u8,
-            pdo: 0,
-            plen: hlen as u32,
-        }
+        Self { kind: kind as u8, flags: 0, hlen: hlen as u8, pdo: 0, plen: hlen as u32 }
     }
 }
 

@@ -113,10 +113,6 @@ impl fmt::Display for Status {
 
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Status({self}{})",
-            if self.is_final() { ", final" } else { "" }
-        )
+        write!(f, "Status({self}{})", if self.is_final() { ", final" } else { "" })
     }
 }

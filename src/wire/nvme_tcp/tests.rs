@@ -5,37 +5,18 @@ use super::*;
 #[test]
 fn pdus_survive_the_wire() {
     let mut bytes = [0xff; IC_BYTES];
-    let request = IcReq {
-        pfv: 0,
-        hpda: 31,
-        dgst: dgst::HEADER | dgst::DATA,
-        maxr2t: 7,
-    };
+    let request = IcReq { pfv: 0, hpda: 31, dgst: dgst::HEADER | dgst::DATA, maxr2t: 7 };
     request.emit(&mut bytes);
     CommonHeader::plain(PduKind::IcReq).emit(&mut bytes);
     assert_eq!(IcReq::parse(&bytes), Ok(request));
-    assert_eq!(
-        CommonHeader::parse(&bytes).map(|h| (h.hlen, h.plen)),
-        Ok((128, 128))
-    );
+    assert_eq!(CommonHeader::parse(&bytes).map(|h| (h.hlen, h.plen)), Ok((128, 128)));
     assert_eq!(bytes[16..], [0; 112]);
 
-    let data = DataPdu {
-        cccid: 0x1234,
-        ttag: 0xfedc,
-        datao: 0x0102_0304,
-        datal: u32::MAX,
-    };
+    let data = DataPdu { cccid: 0x1234, ttag: 0xfedc, datao: 0x0102_0304, datal: u32::MAX };
     data.emit(&mut bytes);
     assert_eq!(DataPdu::parse(&bytes), Ok(data));
     assert_eq!(bytes[8..16], [0x34, 0x12, 0xdc, 0xfe, 4, 3, 2, 1]);
-    assert_eq!(
-        DataPdu::parse(&bytes[..23]),
-        Err(TooShort {
-            needed: 24,
-            given: 23
-        })
-    );
+    assert_eq!(DataPdu::parse(&bytes[..23]), Err(TooShort { needed: 24, given: 23 }));
 }
 
 #[test]
@@ -49,15 +30,8 @@ fn fatal_errors_survive_the_wire_and_unknown_ones_are_refused() {
         FatalError::Unsupported(8),
     ] {
         let mut bytes = [0; SHORT_BYTES];
-        TermReq {
-            fes: fatal.fes(),
-            fei: fatal.fei(),
-        }
-        .emit(&mut bytes);
-        assert_eq!(
-            FatalError::from_term(TermReq::parse(&bytes).unwrap()),
-            Some(fatal)
-        );
+        TermReq { fes: fatal.fes(), fei: fatal.fei() }.emit(&mut bytes);
+        assert_eq!(FatalError::from_term(TermReq::parse(&bytes).unwrap()), Some(fatal));
     }
     assert_eq!(FatalError::from_term(TermReq { fes: 0, fei: 0 }), None);
     assert_eq!(FatalError::from_term(TermReq { fes: 7, fei: 0 }), None);
@@ -67,21 +41,14 @@ fn fatal_errors_survive_the_wire_and_unknown_ones_are_refused() {
 fn only_the_standards_pdu_kinds_exist() {
     let known: [u8; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 9];
     for raw in 0..=255 {
-        assert_eq!(
-            PduKind::new(raw).map(|kind| kind as u8),
-            known.contains(&raw).then_some(raw)
-        );
+        assert_eq!(PduKind::new(raw).map(|kind| kind as u8), known.contains(&raw).then_some(raw));
     }
 }
 
 #[test]
 fn commands_survive_the_wire() {
     let mut bytes = [0; Sqe::BYTES];
-    let io = Io {
-        slba: 0x1_2345_6789,
-        blocks: 65536,
-        fua: true,
-    };
+    let io = Io { slba: 0x1_2345_6789, blocks: 65536, fua: true };
     let mut sqe = io.emit(opcode::WRITE, 77, 3);
     sqe.sgl = Sgl::in_capsule(8192);
     sqe.emit(&mut bytes);
@@ -94,51 +61,24 @@ fn commands_survive_the_wire() {
     assert!(write_zeroes_deallocates(&io.emit_zeroes(1, 1, true)));
     assert!(!write_zeroes_deallocates(&io.emit_zeroes(1, 1, false)));
 
-    let connect = Connect {
-        recfmt: 0,
-        qid: 5,
-        sqsize: 127,
-        cattr: Connect::NO_FLOW_CONTROL,
-        kato_ms: 5000,
-    };
+    let connect =
+        Connect { recfmt: 0, qid: 5, sqsize: 127, cattr: Connect::NO_FLOW_CONTROL, kato_ms: 5000 };
     connect.emit(9).emit(&mut bytes);
     assert_eq!(Connect::parse(&Sqe::parse(&bytes).unwrap()), connect);
     assert_eq!(bytes[44..46], [127, 0]);
 
-    let set = PropertySet {
-        wide: Some(false),
-        offset: property::CC,
-        value: Cc::ENABLED.0.into(),
-    };
+    let set = PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
     assert_eq!(PropertySet::parse(&set.emit(1)), set);
-    let log = GetLogPage {
-        lid: log_page::DISCOVERY,
-        bytes: 4 << 32,
-        offset: 1 << 40,
-        by_index: false,
-    };
+    let log =
+        GetLogPage { lid: log_page::DISCOVERY, bytes: 4 << 32, offset: 1 << 40, by_index: false };
     assert_eq!(GetLogPage::parse(&log.emit(1)), log);
-    let identify = Identify {
-        cns: cns::COMMAND_SETS,
-        csi: 2,
-        nsid: 9,
-    };
+    let identify = Identify { cns: cns::COMMAND_SETS, csi: 2, nsid: 9 };
     assert_eq!(Identify::parse(&identify.emit(1)), identify);
-    let dsm = Deallocate {
-        ranges: 256,
-        deallocate: true,
-    };
+    let dsm = Deallocate { ranges: 256, deallocate: true };
     assert_eq!(Deallocate::parse(&dsm.emit(1, 1)), dsm);
-    let set = SetFeatures {
-        fid: feature::QUEUES,
-        save: true,
-        value: 0x0007_0007,
-    };
+    let set = SetFeatures { fid: feature::QUEUES, save: true, value: 0x0007_0007 };
     assert_eq!(SetFeatures::parse(&set.emit(1)), set);
-    let get = GetFeatures {
-        fid: feature::KEEP_ALIVE,
-        select: 3,
-    };
+    let get = GetFeatures { fid: feature::KEEP_ALIVE, select: 3 };
     assert_eq!(GetFeatures::parse(&get.emit(1)), get);
 }
 
@@ -155,27 +95,12 @@ fn completions_carry_type_code_and_retry() {
     cqe.emit(&mut bytes);
     assert_eq!(Cqe::parse(&bytes), Ok(cqe));
     // DNR is bit 15, SCT bits 11:9, SC bits 8:1.
-    assert_eq!(
-        bytes[14..16],
-        (0x8000_u16 | 1 << 9 | 0x82 << 1).to_le_bytes()
-    );
+    assert_eq!(bytes[14..16], (0x8000_u16 | 1 << 9 | 0x82 << 1).to_le_bytes());
     assert!(!Status::TRANSIENT_TRANSPORT_ERROR.is_final());
+    assert_eq!(Status::LBA_OUT_OF_RANGE.to_string_in(&mut [0; 64]), "0/80h LBA out of range");
     assert_eq!(
-        Status::LBA_OUT_OF_RANGE.to_string_in(&mut [0; 64]),
-        "0/80h LBA out of range"
-    );
-    assert_eq!(
-        ConnectRefusal::parse(
-            ConnectRefusal {
-                ipo: 512,
-                in_data: true
-            }
-            .emit()
-        ),
-        ConnectRefusal {
-            ipo: 512,
-            in_data: true
-        }
+        ConnectRefusal::parse(ConnectRefusal { ipo: 512, in_data: true }.emit()),
+        ConnectRefusal { ipo: 512, in_data: true }
     );
 }
 
@@ -227,17 +152,11 @@ fn the_digest_is_crc32c() {
 
 #[test]
 fn namespace_descriptors_survive_and_a_broken_list_ends() {
-    let id = NamespaceId {
-        nguid: [7; 16],
-        uuid: [9; 16],
-    };
+    let id = NamespaceId { nguid: [7; 16], uuid: [9; 16] };
     let mut bytes = [0xee; IDENTIFY_BYTES];
     emit_descriptors(&id, &mut bytes);
     assert_eq!(parse_descriptors(&bytes), id);
-    assert_eq!(
-        parse_descriptors(&[0xff; IDENTIFY_BYTES]),
-        NamespaceId::default()
-    );
+    assert_eq!(parse_descriptors(&[0xff; IDENTIFY_BYTES]), NamespaceId::default());
     assert_eq!(emit_namespace_list(1..=2000, &mut bytes), 1024);
     assert_eq!(bytes[4092..], 1024_u32.to_le_bytes());
 }
@@ -277,34 +196,20 @@ fn identify_data_survives_the_wire() {
 
 #[test]
 fn properties_survive_the_wire() {
-    let cap = Cap {
-        mqes: 127,
-        timeout_500ms: 30,
-    };
+    let cap = Cap { mqes: 127, timeout_500ms: 30 };
     assert_eq!(Cap::parse(cap.emit()), cap);
     for ready in [false, true] {
         for failed in [false, true] {
             for shut_down in [false, true] {
-                let csts = Csts {
-                    ready,
-                    failed,
-                    shut_down,
-                };
+                let csts = Csts { ready, failed, shut_down };
                 assert_eq!(Csts::parse(csts.emit()), csts);
             }
         }
     }
     assert!(Cc::ENABLED.enable());
-    assert_eq!(
-        (Cc::ENABLED.sq_entry_shift(), Cc::ENABLED.cq_entry_shift()),
-        (6, 4)
-    );
+    assert_eq!((Cc::ENABLED.sq_entry_shift(), Cc::ENABLED.cq_entry_shift()), (6, 4));
     assert_eq!(Cc::ENABLED.with_shutdown().shutdown(), 1);
-    let range = DsmRange {
-        attributes: 0,
-        blocks: 8,
-        slba: u64::MAX,
-    };
+    let range = DsmRange { attributes: 0, blocks: 8, slba: u64::MAX };
     let mut bytes = [0; 16];
     range.emit(&mut bytes);
     assert_eq!(DsmRange::parse(&bytes), Ok(range));

@@ -140,7 +140,10 @@ impl<'a> FrameEmitter<'a> {
     /// # Panics
     /// If the frame has [`SECTIONS_MAX`] already.
     pub fn section(&mut self, section: &Section) {
-        assert!(usize::from(self.sections) < SECTIONS_MAX, "a frame has at most {SECTIONS_MAX} sections");
+        assert!(
+            usize::from(self.sections) < SECTIONS_MAX,
+            "a frame has at most {SECTIONS_MAX} sections"
+        );
         let at = HEADER_BYTES + usize::from(self.sections) * SECTION_BYTES;
         put(self.out, at, &[section.kind as u8 + 1, 0]);
         put(self.out, at + 2, &section.length.to_le_bytes());
@@ -171,7 +174,14 @@ impl<'a> FrameEmitter<'a> {
         let length = body(&mut out[start..]);
         let crc = crc32c(&out[start..start + length]);
         let mut frame = FrameEmitter::new(out, header);
-        frame.section(&Section { kind, length: length as u16, crc, segment: 0, place: 0, extra: 0 });
+        frame.section(&Section {
+            kind,
+            length: length as u16,
+            crc,
+            segment: 0,
+            place: 0,
+            extra: 0,
+        });
         frame.finish() + length
     }
 }

@@ -169,7 +169,6 @@ impl HelloAnswer {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,10 +9,10 @@ mod report;
 
 pub use chain::ChainDigest;
 pub use frame::{
-    Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX, Section, SectionKind,
-    Sections,
+    Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX,
+    Section, SectionKind, Sections,
 };
-pub use hello::{Hello, HelloAnswer, HelloRefusal, HELLO_BYTES_MAX};
+pub use hello::{HELLO_BYTES_MAX, Hello, HelloAnswer, HelloRefusal};
 pub use record::{CP_OPEN_BYTES, CpOpen, RECORD_BYTES, RUN_SECTORS_MAX, Record, RecordKind};
 pub use report::{PacketRange, RANGES_MAX, REFUSED_MAX, REPORT_BYTES_MAX, Report};
 

@@ -53,7 +53,12 @@ pub struct Record {
 impl Record {
     /// The record that turns to `volume`.
     pub const fn volume(volume: VolumeId) -> Record {
-        Record { kind: RecordKind::Volume(volume), first: Sector::new(0), sectors: Sectors::new(0), digest: 0 }
+        Record {
+            kind: RecordKind::Volume(volume),
+            first: Sector::new(0),
+            sectors: Sectors::new(0),
+            digest: 0,
+        }
     }
 
     /// Number of 4 KiB pages the run touches.
@@ -64,7 +69,10 @@ impl Record {
     /// The 16 bytes: first_lba u48, sectors u16, page u32, digest u32.
     pub fn emit(&self) -> [u8; RECORD_BYTES] {
         assert!(self.first.get() >> 48 == 0, "a volume ends before sector 2^48");
-        assert!(self.sectors.get() <= RUN_SECTORS_MAX, "a run is at most {RUN_SECTORS_MAX} sectors");
+        assert!(
+            self.sectors.get() <= RUN_SECTORS_MAX,
+            "a run is at most {RUN_SECTORS_MAX} sectors"
+        );
         let (first, page) = match self.kind {
             RecordKind::Reference(page) => {
                 assert!(page.get() < PAGE_RESERVED, "a page number is below the reserved ones");
@@ -115,7 +123,10 @@ impl Record {
     pub fn canonical(&self) -> [u8; RECORD_BYTES] {
         match self.kind {
             RecordKind::Reference(_) => Record { kind: RecordKind::Block, ..*self }.emit(),
-            RecordKind::Zeroes | RecordKind::Deallocate | RecordKind::Block | RecordKind::Volume(_) => self.emit(),
+            RecordKind::Zeroes
+            | RecordKind::Deallocate
+            | RecordKind::Block
+            | RecordKind::Volume(_) => self.emit(),
         }
     }
 }
@@ -183,12 +194,22 @@ mod tests {
     use super::*;
 
     fn run(kind: RecordKind) -> Record {
-        Record { kind, first: Sector::new(0x1234_5678_9ABC), sectors: Sectors::new(RUN_SECTORS_MAX), digest: 0xD1_6E57 }
+        Record {
+            kind,
+            first: Sector::new(0x1234_5678_9ABC),
+            sectors: Sectors::new(RUN_SECTORS_MAX),
+            digest: 0xD1_6E57,
+        }
     }
 
     #[test]
     fn each_kind_round_trips() {
-        for kind in [RecordKind::Reference(LogBlock::new(9)), RecordKind::Zeroes, RecordKind::Deallocate, RecordKind::Block] {
+        for kind in [
+            RecordKind::Reference(LogBlock::new(9)),
+            RecordKind::Zeroes,
+            RecordKind::Deallocate,
+            RecordKind::Block,
+        ] {
             assert_eq!(Record::parse(&run(kind).emit()), Ok(run(kind)));
         }
         let volume = Record::volume(VolumeId::new(63));
@@ -210,7 +231,10 @@ mod tests {
 
     #[test]
     fn a_reference_and_the_block_that_replaces_it_are_the_same_history() {
-        assert_eq!(run(RecordKind::Reference(LogBlock::new(5))).canonical(), run(RecordKind::Block).canonical());
+        assert_eq!(
+            run(RecordKind::Reference(LogBlock::new(5))).canonical(),
+            run(RecordKind::Block).canonical()
+        );
         assert_ne!(run(RecordKind::Zeroes).canonical(), run(RecordKind::Block).canonical());
     }
 

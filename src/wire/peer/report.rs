@@ -49,7 +49,12 @@ pub struct Report {
 
 impl Report {
     /// A report without ranges and refusals yet.
-    pub const fn new(durable: Lsn, segment_limit: CpId, cp_durable: CpId, chain: [u8; 32]) -> Report {
+    pub const fn new(
+        durable: Lsn,
+        segment_limit: CpId,
+        cp_durable: CpId,
+        chain: [u8; 32],
+    ) -> Report {
         Report {
             durable,
             segment_limit,
@@ -137,7 +142,10 @@ impl Report {
         }
         let ranges = usize::from(u16_at(bytes, 72));
         let refused = usize::from(u16_at(bytes, 74));
-        if ranges > RANGES_MAX || refused > REFUSED_MAX || bytes.len() != FIXED_BYTES + ranges * 16 + refused * 4 {
+        if ranges > RANGES_MAX
+            || refused > REFUSED_MAX
+            || bytes.len() != FIXED_BYTES + ranges * 16 + refused * 4
+        {
             return Err(PeerFormatError::Length);
         }
         let mut report = Report::new(

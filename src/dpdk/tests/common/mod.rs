@@ -86,15 +86,7 @@ impl Task {
         Task { memory, ..self }
     }
     fn text(&self) -> String {
-        let Task {
-            device,
-            mode,
-            count,
-            bytes,
-            mtu,
-            memory,
-            side,
-        } = self;
+        let Task { device, mode, count, bytes, mtu, memory, side } = self;
         format!("{device} {mode} {count} {bytes} {mtu} {memory} {side}")
     }
 }
@@ -133,21 +125,14 @@ impl Peer {
                 }
             }
         });
-        Peer {
-            child,
-            lines,
-            seen: Vec::new(),
-        }
+        Peer { child, lines, seen: Vec::new() }
     }
 
     /// Waits for a line with `word` in it.
     pub(crate) fn expect(&mut self, word: &str, within: Duration) -> String {
         let until = Instant::now() + within;
         loop {
-            match self
-                .lines
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let found = line.contains(word);
                     self.seen.push(line.clone());
@@ -158,10 +143,7 @@ impl Peer {
                 Err(why) => {
                     let dead = self.child.try_wait().unwrap();
                     let late = why == RecvTimeoutError::Timeout;
-                    panic!(
-                        "no {word:?} (late: {late}, exit: {dead:?}); saw {:?}",
-                        self.seen
-                    );
+                    panic!("no {word:?} (late: {late}, exit: {dead:?}); saw {:?}", self.seen);
                 }
             }
         }
@@ -195,11 +177,7 @@ impl Peer {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(
-                Instant::now() < until,
-                "a peer doesn't end; saw {:?}",
-                self.seen
-            );
+            assert!(Instant::now() < until, "a peer doesn't end; saw {:?}", self.seen);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -217,20 +195,12 @@ impl Drop for Peer {
 /// The number behind `key=` in a line.
 pub(crate) fn number(line: &str, key: &str) -> u64 {
     let key = format!("{key}=");
-    let word = line
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix(key.as_str()));
-    word.unwrap_or_else(|| panic!("no {key} in {line:?}"))
-        .parse()
-        .unwrap()
+    let word = line.split_whitespace().find_map(|word| word.strip_prefix(key.as_str()));
+    word.unwrap_or_else(|| panic!("no {key} in {line:?}")).parse().unwrap()
 }
 
 pub(crate) fn link_config(device: LinkDevice, side: u8, mtu: u16) -> LinkConfig {
-    let end = |side: u8| {
-        format!("192.0.2.{side}:{}", 4420 + u16::from(side))
-            .parse()
-            .unwrap()
-    };
+    let end = |side: u8| format!("192.0.2.{side}:{}", 4420 + u16::from(side)).parse().unwrap();
     LinkConfig {
         device,
         local: end(side),
@@ -247,48 +217,28 @@ pub(crate) fn run_peer() -> bool {
         return false;
     };
     let words: Vec<&str> = text.split(' ').collect();
-    let [device, mode, count, bytes, mtu, memory, side] = words[..] else {
-        panic!("{text:?}")
-    };
+    let [device, mode, count, bytes, mtu, memory, side] = words[..] else { panic!("{text:?}") };
     let parts: Vec<&str> = device.split(':').collect();
     let device = match parts[..] {
         ["memif", socket, role] => LinkDevice::Memif {
             socket: socket.into(),
-            role: if role == "server" {
-                MemifRole::Server
-            } else {
-                MemifRole::Client
-            },
+            role: if role == "server" { MemifRole::Server } else { MemifRole::Client },
         },
-        ["af_packet", interface] => LinkDevice::AfPacket {
-            interface: interface.into(),
-        },
+        ["af_packet", interface] => LinkDevice::AfPacket { interface: interface.into() },
         _ => panic!("{device:?}"),
     };
     // SAFETY: installs a handler that only stores to an atomic.
     unsafe { libc::signal(libc::SIGTERM, on_term as *const () as libc::sighandler_t) };
-    let memory = if memory == "huge" {
-        EalMemory::HugePages
-    } else {
-        EalMemory::Ordinary
-    };
-    let config = EalConfig {
-        memory,
-        log: Some(|line| eprintln!("dpdk: {line}")),
-        ..EalConfig::default()
-    };
+    let memory = if memory == "huge" { EalMemory::HugePages } else { EalMemory::Ordinary };
+    let config =
+        EalConfig { memory, log: Some(|line| eprintln!("dpdk: {line}")), ..EalConfig::default() };
     let (eal, _) = Eal::init(config).unwrap();
     {
         let _lcore = eal.register_thread().unwrap();
         let config = link_config(device, side.parse().unwrap(), mtu.parse().unwrap());
         let port = LinkPort::open(&eal, &config, patterned_arena(), Ticks::new()).unwrap();
         say("open");
-        let mut work = Work {
-            port,
-            bytes: bytes.parse().unwrap(),
-            seed: 1,
-            bad: 0,
-        };
+        let mut work = Work { port, bytes: bytes.parse().unwrap(), seed: 1, bad: 0 };
         let count = count.parse().unwrap();
         match mode {
             "source" => work.source(count),
@@ -371,11 +321,7 @@ impl Work {
         head[..8].copy_from_slice(&number.to_le_bytes());
         head[8] = count as u8;
         for (i, span) in spans.iter_mut().enumerate().take(count) {
-            let len = if i + 1 == count {
-                left
-            } else {
-                self.random(left + 1)
-            };
+            let len = if i + 1 == count { left } else { self.random(left + 1) };
             left -= len;
             let at = self.random(ARENA_BYTES - len);
             *span = Span::new(at as u64, u32::try_from(len).unwrap());
@@ -383,9 +329,7 @@ impl Work {
             head[place..place + 4].copy_from_slice(&u32::try_from(at).unwrap().to_le_bytes());
             head[place + 4..place + 6].copy_from_slice(&u16::try_from(len).unwrap().to_le_bytes());
         }
-        self.port
-            .send(Class::Log, &head[..head_bytes], &spans[..count])
-            .is_ok()
+        self.port.send(Class::Log, &head[..head_bytes], &spans[..count]).is_ok()
     }
 
     fn source(&mut self, count: u64) {
@@ -483,15 +427,12 @@ impl Work {
             self.port.flush();
             let mut back = false;
             while !back && start.elapsed() < Duration::from_millis(50) {
-                self.port
-                    .receive(1, &mut |bytes| back |= bytes[..8] == number.to_le_bytes());
+                self.port.receive(1, &mut |bytes| back |= bytes[..8] == number.to_le_bytes());
             }
             if !back {
                 lost += 1;
             } else if number >= warm {
-                times
-                    .record(u64::try_from(start.elapsed().as_nanos()).unwrap())
-                    .unwrap();
+                times.record(u64::try_from(start.elapsed().as_nanos()).unwrap()).unwrap();
             }
             number += 1;
         }
@@ -526,11 +467,7 @@ impl Work {
             let got = self.port.receive(64, &mut |datagram| {
                 frames += 1;
                 bytes += datagram.len() as u64;
-                sum += datagram
-                    .iter()
-                    .step_by(64)
-                    .map(|byte| u64::from(*byte))
-                    .sum::<u64>();
+                sum += datagram.iter().step_by(64).map(|byte| u64::from(*byte)).sum::<u64>();
             });
             if got > 0 && start.is_none() {
                 start = Some(Instant::now());
@@ -538,10 +475,7 @@ impl Work {
         }
         let seconds = start.expect("frames arrived").elapsed().as_secs_f64();
         let (rate, bits) = (frames as f64 / seconds, bytes as f64 * 8.0 / seconds);
-        say(&format!(
-            "frames_per_s={rate:.0} mbit_per_s={:.0} sum={sum}",
-            bits / 1e6
-        ));
+        say(&format!("frames_per_s={rate:.0} mbit_per_s={:.0} sum={sum}", bits / 1e6));
     }
 
     /// Sends every datagram back; payload from the arena, so that both ways cost the same.
@@ -553,9 +487,7 @@ impl Work {
                 echo = Some((<[u8; 8]>::try_from(&bytes[..8]).unwrap(), bytes.len() - 8));
             });
             if let Some((head, rest)) = echo {
-                let _ = self
-                    .port
-                    .send(Class::Log, &head, &[Span::new(0, rest as u32)]);
+                let _ = self.port.send(Class::Log, &head, &[Span::new(0, rest as u32)]);
                 self.port.flush();
                 said = Instant::now();
             } else if said.elapsed() > Duration::from_millis(1) {
@@ -575,11 +507,7 @@ fn check(bytes: &[u8]) -> Option<u64> {
         let at = u32::from_le_bytes(place[..4].try_into().unwrap()) as usize;
         let len = usize::from(u16::from_le_bytes(place[4..].try_into().unwrap()));
         let piece = payload.get(..len)?;
-        if piece
-            .iter()
-            .enumerate()
-            .any(|(i, byte)| *byte != pattern(at + i))
-        {
+        if piece.iter().enumerate().any(|(i, byte)| *byte != pattern(at + i)) {
             return None;
         }
         payload = &payload[len..];
@@ -592,11 +520,7 @@ pub(crate) fn leftovers() -> Vec<String> {
     let mut found = Vec::new();
     for dir in ["/var/run/dpdk/rte", "/dev/hugepages"] {
         if let Ok(entries) = std::fs::read_dir(dir) {
-            found.extend(
-                entries
-                    .flatten()
-                    .map(|entry| entry.path().display().to_string()),
-            );
+            found.extend(entries.flatten().map(|entry| entry.path().display().to_string()));
         }
     }
     found.sort();

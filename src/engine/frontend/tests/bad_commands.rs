@@ -15,28 +15,10 @@ fn io_commands_are_checked() {
         };
         let page = [1_u8; 4096];
         let list = [0_u8; 16];
-        let dsm = |ranges| {
-            Deallocate {
-                ranges,
-                deallocate: true,
-            }
-            .emit(1, 1)
-        };
-        let zeroes = |slba, blocks| {
-            Io {
-                slba,
-                blocks,
-                fua: false,
-            }
-            .emit_zeroes(1, 1, false)
-        };
+        let dsm = |ranges| Deallocate { ranges, deallocate: true }.emit(1, 1);
+        let zeroes = |slba, blocks| Io { slba, blocks, fua: false }.emit_zeroes(1, 1, false);
         let cases: &[(&str, Sqe, &[u8], Status)] = &[
-            (
-                "C14 PRP",
-                change(read(1, 0, 1, 4096), |s| s.flags = 0),
-                &[],
-                Status::INVALID_FIELD,
-            ),
+            ("C14 PRP", change(read(1, 0, 1, 4096), |s| s.flags = 0), &[], Status::INVALID_FIELD),
             (
                 "C28 fused",
                 change(read(1, 0, 1, 4096), |s| s.flags = psdt::SGL | 1),
@@ -73,12 +55,7 @@ fn io_commands_are_checked() {
                 &page,
                 Status::SGL_LENGTH_INVALID,
             ),
-            (
-                "C18 no bytes",
-                write(1, 0, 1, 4096, true),
-                &[],
-                Status::SGL_LENGTH_INVALID,
-            ),
+            ("C18 no bytes", write(1, 0, 1, 4096, true), &[], Status::SGL_LENGTH_INVALID),
             (
                 "C19 write",
                 change(write(1, 0, 1, 4096, false), |s| s.sgl.length = u32::MAX),
@@ -104,42 +81,12 @@ fn io_commands_are_checked() {
                 &[],
                 Status::INVALID_FIELD,
             ),
-            (
-                "C22 read",
-                read(1, blocks, 1, 4096),
-                &[],
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C22 across",
-                read(1, blocks - 1, 2, 4096),
-                &[],
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C22 wrap",
-                read(1, u64::MAX, 1, 4096),
-                &[],
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C22 write",
-                write(1, blocks, 1, 4096, true),
-                &page,
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C22 long write",
-                write(1, blocks - 1, 4, 4096, false),
-                &[],
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C23 0",
-                change(read(1, 0, 1, 4096), |s| s.nsid = 0),
-                &[],
-                Status::INVALID_NAMESPACE,
-            ),
+            ("C22 read", read(1, blocks, 1, 4096), &[], Status::LBA_OUT_OF_RANGE),
+            ("C22 across", read(1, blocks - 1, 2, 4096), &[], Status::LBA_OUT_OF_RANGE),
+            ("C22 wrap", read(1, u64::MAX, 1, 4096), &[], Status::LBA_OUT_OF_RANGE),
+            ("C22 write", write(1, blocks, 1, 4096, true), &page, Status::LBA_OUT_OF_RANGE),
+            ("C22 long write", write(1, blocks - 1, 4, 4096, false), &[], Status::LBA_OUT_OF_RANGE),
+            ("C23 0", change(read(1, 0, 1, 4096), |s| s.nsid = 0), &[], Status::INVALID_NAMESPACE),
             (
                 "C23 unknown",
                 change(write(1, 0, 1, 4096, true), |s| s.nsid = 2),
@@ -159,12 +106,7 @@ fn io_commands_are_checked() {
                 &page,
                 Status::INVALID_OPCODE,
             ),
-            (
-                "C24 fabrics",
-                Sqe::new(opcode::FABRICS, 1, 0x77),
-                &[],
-                Status::INVALID_OPCODE,
-            ),
+            ("C24 fabrics", Sqe::new(opcode::FABRICS, 1, 0x77), &[], Status::INVALID_OPCODE),
             ("C2", connect(1).emit(1), &[], Status::SEQUENCE_ERROR),
             (
                 "C26 list too short",
@@ -172,33 +114,15 @@ fn io_commands_are_checked() {
                 &list,
                 Status::SGL_LENGTH_INVALID,
             ),
-            (
-                "C27 zeroes end",
-                zeroes(blocks, 1),
-                &[],
-                Status::LBA_OUT_OF_RANGE,
-            ),
-            (
-                "C27 zeroes limit",
-                zeroes(0, 2049),
-                &[],
-                Status::INVALID_FIELD,
-            ),
-            (
-                "flush with data",
-                Sqe::new(opcode::FLUSH, 1, 1),
-                &page,
-                Status::INVALID_FIELD,
-            ),
+            ("C27 zeroes end", zeroes(blocks, 1), &[], Status::LBA_OUT_OF_RANGE),
+            ("C27 zeroes limit", zeroes(0, 2049), &[], Status::INVALID_FIELD),
+            ("flush with data", Sqe::new(opcode::FLUSH, 1, 1), &page, Status::INVALID_FIELD),
         ];
         for (what, sqe, data, status) in cases {
             assert_eq!(world.status(io, sqe, data), *status, "{what}");
             assert!(world.events.is_empty(), "{what}: the shard was told");
         }
-        assert_eq!(
-            world.status(io, &write(1, 0, 1, 4096, true), &page),
-            Status::SUCCESS
-        );
+        assert_eq!(world.status(io, &write(1, 0, 1, 4096, true), &page), Status::SUCCESS);
     }
 }
 
@@ -209,50 +133,25 @@ fn ranges_are_judged_before_the_first_one_is_told() {
     let list = |ranges: &[(u64, u32)]| {
         let mut bytes = vec![0; ranges.len() * 16];
         for (place, &(slba, blocks)) in bytes.chunks_exact_mut(16).zip(ranges) {
-            DsmRange {
-                attributes: 0,
-                blocks,
-                slba,
-            }
-            .emit(place);
+            DsmRange { attributes: 0, blocks, slba }.emit(place);
         }
         bytes
     };
-    let sqe = |ranges| {
-        Deallocate {
-            ranges,
-            deallocate: true,
-        }
-        .emit(1, 1)
-    };
+    let sqe = |ranges| Deallocate { ranges, deallocate: true }.emit(1, 1);
     let end = VOLUME_BYTES / 512;
     assert_eq!(
         world.status(io, &sqe(2), &list(&[(0, 1), (end, 1)])),
         Status::LBA_OUT_OF_RANGE,
         "C26"
     );
-    assert_eq!(
-        world.status(io, &sqe(1), &list(&[(0, 16385)])),
-        Status::COMMAND_SIZE_LIMIT
-    );
-    assert_eq!(
-        world.status(io, &sqe(1), &list(&[(u64::MAX, 2)])),
-        Status::LBA_OUT_OF_RANGE
-    );
+    assert_eq!(world.status(io, &sqe(1), &list(&[(0, 16385)])), Status::COMMAND_SIZE_LIMIT);
+    assert_eq!(world.status(io, &sqe(1), &list(&[(u64::MAX, 2)])), Status::LBA_OUT_OF_RANGE);
     assert_eq!(world.status(io, &sqe(1), &list(&[(0, 0)])), Status::SUCCESS);
-    let hint = Deallocate {
-        ranges: 1,
-        deallocate: false,
-    }
-    .emit(1, 1);
+    let hint = Deallocate { ranges: 1, deallocate: false }.emit(1, 1);
     assert_eq!(world.status(io, &hint, &list(&[(0, 8)])), Status::SUCCESS);
     assert!(world.events.is_empty(), "the shard was told");
     // 256 overlapping ranges are 256 events and one completion.
-    assert_eq!(
-        world.status(io, &sqe(256), &list(&[(0, 8); 256])),
-        Status::SUCCESS,
-        "C26"
-    );
+    assert_eq!(world.status(io, &sqe(256), &list(&[(0, 8); 256])), Status::SUCCESS, "C26");
     assert_eq!(world.events.len(), 256);
     // Linux sends room for 256 ranges with one range in it.
     let mut roomy = sqe(1);
@@ -269,9 +168,7 @@ fn ranges_are_judged_before_the_first_one_is_told() {
     world.events.clear();
     let capsule = world.capsule(&sqe(3), &list(&[(0, 1), (1, 1), (2, 1)]));
     world.give(io, &capsule, usize::MAX);
-    let Event::Zeroes { cmd, .. } = world.events[0] else {
-        panic!("no range")
-    };
+    let Event::Zeroes { cmd, .. } = world.events[0] else { panic!("no range") };
     world.frontend.complete(cmd, Status::SUCCESS);
     world.frontend.complete(cmd, Status::WRITE_FAULT);
     assert!(world.pdus(io).is_empty());
@@ -286,25 +183,13 @@ fn an_identifier_in_use_is_refused_and_the_first_command_unharmed() {
     world.answers = false;
     let bytes = world.capsule(&read(9, 0, 1, 4096), &[]);
     world.give(io, &bytes, usize::MAX);
-    assert_eq!(
-        world.status(io, &read(9, 1, 1, 4096), &[]),
-        Status::CID_CONFLICT,
-        "C25"
-    );
+    assert_eq!(world.status(io, &read(9, 1, 1, 4096), &[]), Status::CID_CONFLICT, "C25");
     assert_eq!(
         world.status(io, &write(9, 1, 1, 4096, true), &[0; 4096]),
         Status::CID_CONFLICT,
         "C25"
     );
-    let Event::Read {
-        cmd,
-        first,
-        sectors,
-        ..
-    } = world.events[0]
-    else {
-        panic!("no read")
-    };
+    let Event::Read { cmd, first, sectors, .. } = world.events[0] else { panic!("no read") };
     let pieces = world.pieces(first, sectors);
     world.frontend.read_ready(cmd, &pieces);
     assert_eq!(world.pdus(io).pop().unwrap().cqe().status, Status::SUCCESS);
@@ -337,10 +222,7 @@ fn an_event_request_gives_way_to_a_command_with_its_identifier() {
     }
     // None is held any more, and each may be held once again.
     hold_four(&mut world);
-    assert_eq!(
-        world.status(admin, &request(4), &[]),
-        Status::AER_LIMIT_EXCEEDED
-    );
+    assert_eq!(world.status(admin, &request(4), &[]), Status::AER_LIMIT_EXCEEDED);
 }
 
 #[test]
@@ -355,10 +237,7 @@ fn more_commands_than_entries_end_the_connection() {
     let bytes = world.capsule(&read(DEPTH, 0, 1, 4096), &[]);
     world.give(io, &bytes, usize::MAX);
     world.assert_fatal(io, FatalError::Sequence, "R3");
-    let abandoned = world
-        .events
-        .iter()
-        .filter(|event| matches!(event, Event::Abandoned { .. }))
-        .count();
+    let abandoned =
+        world.events.iter().filter(|event| matches!(event, Event::Abandoned { .. })).count();
     assert_eq!(abandoned, usize::from(DEPTH));
 }

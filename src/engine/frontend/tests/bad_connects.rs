@@ -11,16 +11,7 @@ fn before_connect_nothing_else_is_taken() {
     let mut world = World::new(config(4096));
     let conn = world.initialised(0);
     assert_eq!(
-        world.status(
-            conn,
-            &Identify {
-                cns: 1,
-                csi: 0,
-                nsid: 0
-            }
-            .emit(1),
-            &[]
-        ),
+        world.status(conn, &Identify { cns: 1, csi: 0, nsid: 0 }.emit(1), &[]),
         Status::SEQUENCE_ERROR,
         "C1"
     );
@@ -29,10 +20,7 @@ fn before_connect_nothing_else_is_taken() {
         Status::SEQUENCE_ERROR,
         "C1"
     );
-    assert_eq!(
-        world.status(conn, &connect(0).emit(1), &connect_data(0xffff)),
-        Status::SUCCESS
-    );
+    assert_eq!(world.status(conn, &connect(0).emit(1), &connect_data(0xffff)), Status::SUCCESS);
     assert_eq!(
         world.status(conn, &connect(0).emit(1), &connect_data(0xffff)),
         Status::SEQUENCE_ERROR,
@@ -48,77 +36,20 @@ fn a_bad_connect_names_what_is_wrong() {
     unterminated.hostnqn = [b'a'; 256];
     let mut escape = good;
     escape.subnqn[3] = 0x1b;
-    let other = ConnectData {
-        subnqn: put_nqn("nqn.2014-08.org.example:other").unwrap(),
-        ..good
-    };
+    let other = ConnectData { subnqn: put_nqn("nqn.2014-08.org.example:other").unwrap(), ..good };
     let base = connect(0);
     let bad = Status::CONNECT_INVALID_PARAMETERS;
     let cases: &[(&str, Connect, ConnectData, Status, Option<ConnectRefusal>)] = &[
-        (
-            "C3",
-            Connect { recfmt: 1, ..base },
-            good,
-            Status::CONNECT_INCOMPATIBLE_FORMAT,
-            None,
-        ),
+        ("C3", Connect { recfmt: 1, ..base }, good, Status::CONNECT_INCOMPATIBLE_FORMAT, None),
         ("C5 control byte", base, escape, bad, refuse(256, true)),
-        (
-            "C5 unterminated",
-            base,
-            unterminated,
-            bad,
-            refuse(512, true),
-        ),
-        (
-            "C5 empty",
-            base,
-            ConnectData {
-                subnqn: [0; 256],
-                ..good
-            },
-            bad,
-            refuse(256, true),
-        ),
+        ("C5 unterminated", base, unterminated, bad, refuse(512, true)),
+        ("C5 empty", base, ConnectData { subnqn: [0; 256], ..good }, bad, refuse(256, true)),
         ("C6", base, other, bad, refuse(256, true)),
-        (
-            "C8",
-            base,
-            ConnectData { cntlid: 1, ..good },
-            bad,
-            refuse(16, true),
-        ),
-        (
-            "C9 no controller",
-            connect(1),
-            ConnectData { cntlid: 7, ..good },
-            bad,
-            refuse(16, true),
-        ),
-        (
-            "C11 0",
-            Connect { sqsize: 0, ..base },
-            good,
-            bad,
-            refuse(44, false),
-        ),
-        (
-            "C11 too deep",
-            Connect {
-                sqsize: DEPTH,
-                ..base
-            },
-            good,
-            bad,
-            refuse(44, false),
-        ),
-        (
-            "C12",
-            Connect { kato_ms: 0, ..base },
-            good,
-            Status::KEEP_ALIVE_INVALID,
-            None,
-        ),
+        ("C8", base, ConnectData { cntlid: 1, ..good }, bad, refuse(16, true)),
+        ("C9 no controller", connect(1), ConnectData { cntlid: 7, ..good }, bad, refuse(16, true)),
+        ("C11 0", Connect { sqsize: 0, ..base }, good, bad, refuse(44, false)),
+        ("C11 too deep", Connect { sqsize: DEPTH, ..base }, good, bad, refuse(44, false)),
+        ("C12", Connect { kato_ms: 0, ..base }, good, Status::KEEP_ALIVE_INVALID, None),
     ];
     let mut world = World::new(config(4096));
     for (what, request, data, status, refusal) in cases {
@@ -136,15 +67,8 @@ fn a_bad_connect_names_what_is_wrong() {
     let conn = world.initialised(0);
     let mut short = connect(0).emit(1);
     short.sgl = Sgl::in_capsule(512);
-    assert_eq!(
-        world.status(conn, &short, &[0; 512]),
-        Status::SGL_LENGTH_INVALID,
-        "C4"
-    );
-    let huge = Connect {
-        kato_ms: u32::MAX,
-        ..connect(0)
-    };
+    assert_eq!(world.status(conn, &short, &[0; 512]), Status::SGL_LENGTH_INVALID, "C4");
+    let huge = Connect { kato_ms: u32::MAX, ..connect(0) };
     assert_eq!(
         world.status(conn, &huge.emit(1), &connect_data(0xffff)),
         Status::SUCCESS,
@@ -162,47 +86,30 @@ fn io_queues_belong_to_their_host() {
         (
             "C9 host",
             connect(2),
-            ConnectData {
-                hostnqn: put_nqn("nqn.2014-08.org.example:thief").unwrap(),
-                ..good
-            },
+            ConnectData { hostnqn: put_nqn("nqn.2014-08.org.example:thief").unwrap(), ..good },
             Status::CONNECT_INVALID_PARAMETERS,
         ),
         (
             "C9 host id",
             connect(2),
-            ConnectData {
-                hostid: [8; 16],
-                ..good
-            },
+            ConnectData { hostid: [8; 16], ..good },
             Status::CONNECT_INVALID_PARAMETERS,
         ),
         (
             "C9 subsystem",
             connect(2),
-            ConnectData {
-                subnqn: put_nqn(DISCOVERY_NQN).unwrap(),
-                ..good
-            },
+            ConnectData { subnqn: put_nqn(DISCOVERY_NQN).unwrap(), ..good },
             Status::CONNECT_INVALID_PARAMETERS,
         ),
         ("C10", connect(3), good, Status::CONNECT_INVALID_PARAMETERS),
     ];
     for (what, request, data, status) in cases {
         let conn = world.initialised(0);
-        assert_eq!(
-            world.status(conn, &request.emit(1), &emit(&data)),
-            status,
-            "{what}"
-        );
+        assert_eq!(world.status(conn, &request.emit(1), &emit(&data)), status, "{what}");
         world.frontend.closed(world.now, conn);
     }
     // C34: disabling closes the queue; until it is enabled again no I/O queue connects.
-    let off = PropertySet {
-        wide: Some(false),
-        offset: property::CC,
-        value: 0,
-    };
+    let off = PropertySet { wide: Some(false), offset: property::CC, value: 0 };
     assert_eq!(world.status(admin, &off.emit(1), &[]), Status::SUCCESS);
     assert!(world.events.contains(&Event::Attend { conn: io }));
     assert!(world.is_closing(io));
@@ -219,14 +126,8 @@ fn io_queues_belong_to_their_host() {
 fn a_host_without_a_name_connects_where_any_host_may() {
     let mut world = World::new(config(4096));
     let admin = world.initialised(0);
-    let nameless = ConnectData {
-        hostnqn: [0; 256],
-        ..connect_fields(0xffff)
-    };
-    assert_eq!(
-        world.status(admin, &connect(0).emit(1), &emit(&nameless)),
-        Status::SUCCESS
-    );
+    let nameless = ConnectData { hostnqn: [0; 256], ..connect_fields(0xffff) };
+    assert_eq!(world.status(admin, &connect(0).emit(1), &emit(&nameless)), Status::SUCCESS);
     // A field that only begins like none is a broken name.
     let mut broken = nameless;
     broken.hostnqn[9] = b'x';
@@ -239,10 +140,8 @@ fn a_host_without_a_name_connects_where_any_host_may() {
 
 #[test]
 fn hosts_and_controllers_are_limited() {
-    let mut world = World::new(TargetConfig {
-        hosts: Some(vec![HOST.to_string()]),
-        ..config(4096)
-    });
+    let mut world =
+        World::new(TargetConfig { hosts: Some(vec![HOST.to_string()]), ..config(4096) });
     let conn = world.initialised(0);
     let thief = ConnectData {
         hostnqn: put_nqn("nqn.2014-08.org.example:thief").unwrap(),
@@ -253,10 +152,7 @@ fn hosts_and_controllers_are_limited() {
         Status::CONNECT_INVALID_HOST,
         "C7"
     );
-    let nameless = ConnectData {
-        hostnqn: [0; 256],
-        ..connect_fields(0xffff)
-    };
+    let nameless = ConnectData { hostnqn: [0; 256], ..connect_fields(0xffff) };
     assert_eq!(
         world.status(conn, &connect(0).emit(1), &emit(&nameless)),
         Status::CONNECT_INVALID_HOST,
@@ -279,15 +175,7 @@ fn hosts_and_controllers_are_limited() {
 fn admin_commands_are_checked() {
     let mut world = World::new(config(4096));
     let (admin, _) = world.admin(0);
-    let log = |lid, bytes, offset| {
-        GetLogPage {
-            lid,
-            bytes,
-            offset,
-            by_index: false,
-        }
-        .emit(1)
-    };
+    let log = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
     let identify = |cns, csi, nsid| Identify { cns, csi, nsid }.emit(1);
     let set = |fid, save, value| SetFeatures { fid, save, value }.emit(1);
     let mut for_one = set(feature::ASYNC_EVENTS, false, 0);
@@ -295,108 +183,29 @@ fn admin_commands_are_checked() {
     let mut short = identify(cns::CONTROLLER, 0, 0);
     short.sgl.length = 512;
     let get = |wide, offset| PropertyGet { wide, offset }.emit(1);
-    let set_property = |offset, value| {
-        PropertySet {
-            wide: Some(false),
-            offset,
-            value,
-        }
-        .emit(1)
-    };
+    let set_property = |offset, value| PropertySet { wide: Some(false), offset, value }.emit(1);
     let cases = [
         ("C24", Sqe::new(0x80, 1, 0), Status::INVALID_OPCODE),
-        (
-            "C29 unknown page",
-            log(0x44, 512, 0),
-            Status::INVALID_LOG_PAGE,
-        ),
-        (
-            "C29 past the end",
-            log(log_page::HEALTH, 512, 516),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C29 unaligned",
-            log(log_page::HEALTH, 512, 2),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C29 4 GiB",
-            log(log_page::HEALTH, 1 << 32, 0),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C29 offset wraps",
-            log(log_page::HEALTH, 512, u64::MAX - 3),
-            Status::INVALID_FIELD,
-        ),
+        ("C29 unknown page", log(0x44, 512, 0), Status::INVALID_LOG_PAGE),
+        ("C29 past the end", log(log_page::HEALTH, 512, 516), Status::INVALID_FIELD),
+        ("C29 unaligned", log(log_page::HEALTH, 512, 2), Status::INVALID_FIELD),
+        ("C29 4 GiB", log(log_page::HEALTH, 1 << 32, 0), Status::INVALID_FIELD),
+        ("C29 offset wraps", log(log_page::HEALTH, 512, u64::MAX - 3), Status::INVALID_FIELD),
         ("C30 CNS", identify(0x44, 0, 0), Status::INVALID_FIELD),
-        (
-            "C30 CSI",
-            identify(cns::SET_NAMESPACE, 2, 1),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C30 NSID",
-            identify(cns::NAMESPACE, 0, 2),
-            Status::INVALID_NAMESPACE,
-        ),
-        (
-            "C30 all",
-            identify(cns::NAMESPACE_LIST, 0, u32::MAX),
-            Status::INVALID_NAMESPACE,
-        ),
-        (
-            "Identify with little room",
-            short,
-            Status::SGL_LENGTH_INVALID,
-        ),
+        ("C30 CSI", identify(cns::SET_NAMESPACE, 2, 1), Status::INVALID_FIELD),
+        ("C30 NSID", identify(cns::NAMESPACE, 0, 2), Status::INVALID_NAMESPACE),
+        ("C30 all", identify(cns::NAMESPACE_LIST, 0, u32::MAX), Status::INVALID_NAMESPACE),
+        ("Identify with little room", short, Status::SGL_LENGTH_INVALID),
         ("C31 unknown", set(0x7f, false, 0), Status::INVALID_FIELD),
-        (
-            "C31 saved",
-            set(feature::KEEP_ALIVE, true, 1000),
-            Status::FEATURE_NOT_SAVEABLE,
-        ),
-        (
-            "C31 one namespace",
-            for_one,
-            Status::FEATURE_NOT_PER_NAMESPACE,
-        ),
-        (
-            "C31 get",
-            GetFeatures {
-                fid: 0x7f,
-                select: 0,
-            }
-            .emit(1),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C12 set",
-            set(feature::KEEP_ALIVE, false, 0),
-            Status::KEEP_ALIVE_INVALID,
-        ),
-        (
-            "queues FFFF",
-            set(feature::QUEUES, false, 0xffff_0000),
-            Status::INVALID_FIELD,
-        ),
+        ("C31 saved", set(feature::KEEP_ALIVE, true, 1000), Status::FEATURE_NOT_SAVEABLE),
+        ("C31 one namespace", for_one, Status::FEATURE_NOT_PER_NAMESPACE),
+        ("C31 get", GetFeatures { fid: 0x7f, select: 0 }.emit(1), Status::INVALID_FIELD),
+        ("C12 set", set(feature::KEEP_ALIVE, false, 0), Status::KEEP_ALIVE_INVALID),
+        ("queues FFFF", set(feature::QUEUES, false, 0xffff_0000), Status::INVALID_FIELD),
         ("C33 offset", get(Some(false), 0x44), Status::INVALID_FIELD),
-        (
-            "C33 size",
-            get(Some(false), property::CAP),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C33 reserved size",
-            get(None, property::CC),
-            Status::INVALID_FIELD,
-        ),
-        (
-            "C33 read-only",
-            set_property(property::CSTS, 1),
-            Status::INVALID_FIELD,
-        ),
+        ("C33 size", get(Some(false), property::CAP), Status::INVALID_FIELD),
+        ("C33 reserved size", get(None, property::CC), Status::INVALID_FIELD),
+        ("C33 read-only", set_property(property::CSTS, 1), Status::INVALID_FIELD),
         (
             "Disconnect of the admin queue",
             Sqe::new(opcode::FABRICS, 1, fctype::DISCONNECT.into()),
@@ -426,13 +235,7 @@ fn admin_commands_are_checked() {
         .map(|pdu| pdu.cqe())
         .map(|cqe| (cqe.cid, cqe.status, cqe.result))
         .collect();
-    assert_eq!(
-        ends,
-        [
-            (12, Status::ABORTED_BY_REQUEST, 0),
-            (15, Status::SUCCESS, 0)
-        ]
-    );
+    assert_eq!(ends, [(12, Status::ABORTED_BY_REQUEST, 0), (15, Status::SUCCESS, 0)]);
     abort.cdw10 = 99 << 16;
     assert_eq!(world.run(admin, &abort, &[]).result, 1);
     // C33: an illegal configuration is fatal for the controller, and says so.
@@ -448,11 +251,5 @@ fn admin_commands_are_checked() {
         Status::INVALID_FIELD,
         "C33"
     );
-    assert_eq!(
-        world
-            .run(admin, &get(Some(false), property::CSTS), &[])
-            .result
-            & 2,
-        2
-    );
+    assert_eq!(world.run(admin, &get(Some(false), property::CSTS), &[]).result & 2, 2);
 }

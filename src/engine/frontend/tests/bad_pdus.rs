@@ -19,28 +19,12 @@ fn resealed(mut bytes: Vec<u8>, bare: usize) -> Vec<u8> {
 fn before_icreq_only_icreq_is_taken() {
     let good = icreq(0, 0, 0);
     let cases: &[(&str, Vec<u8>, FatalError)] = &[
-        (
-            "P1 a capsule first",
-            with(good.clone(), 0, &[4]),
-            FatalError::Sequence,
-        ),
-        (
-            "P29 HTTP",
-            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-            FatalError::Sequence,
-        ),
-        (
-            "P29 TLS",
-            vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3],
-            FatalError::Sequence,
-        ),
+        ("P1 a capsule first", with(good.clone(), 0, &[4]), FatalError::Sequence),
+        ("P29 HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec(), FatalError::Sequence),
+        ("P29 TLS", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3], FatalError::Sequence),
         ("P3 version", icreq(1, 0, 0), FatalError::Unsupported(8)),
         ("P4 HPDA", icreq(0, 32, 0), FatalError::HeaderField(10)),
-        (
-            "P5 PLEN",
-            with(good.clone(), 4, &[129]),
-            FatalError::HeaderField(4),
-        ),
+        ("P5 PLEN", with(good.clone(), 4, &[129]), FatalError::HeaderField(4)),
         ("P6 HLEN", with(good, 2, &[127]), FatalError::HeaderField(2)),
     ];
     for (what, bytes, fatal) in cases {
@@ -65,16 +49,8 @@ fn headers_are_judged_before_anything_is_done_with_them() {
                 with(probe.clone(), 4, &[71, 0, 0, 0]),
                 FatalError::HeaderField(4),
             ),
-            (
-                "P7 PLEN 0",
-                with(probe.clone(), 4, &[0; 4]),
-                FatalError::HeaderField(4),
-            ),
-            (
-                "P8 PLEN huge",
-                with(probe.clone(), 4, &[0xff; 4]),
-                FatalError::LimitExceeded,
-            ),
+            ("P7 PLEN 0", with(probe.clone(), 4, &[0; 4]), FatalError::HeaderField(4)),
+            ("P8 PLEN huge", with(probe.clone(), 4, &[0xff; 4]), FatalError::LimitExceeded),
             (
                 "P11 PDO unaligned",
                 with(probe.clone(), 3, &[header + 1]),
@@ -85,11 +61,7 @@ fn headers_are_judged_before_anything_is_done_with_them() {
                 with(probe.clone(), 3, &[header - 4]),
                 FatalError::HeaderField(3),
             ),
-            (
-                "P11 PDO beyond 128",
-                with(probe.clone(), 3, &[132]),
-                FatalError::HeaderField(3),
-            ),
+            ("P11 PDO beyond 128", with(probe.clone(), 3, &[132]), FatalError::HeaderField(3)),
             (
                 "P11 PDO past the end",
                 with(with(probe.clone(), 3, &[120]), 4, &[100, 0, 0, 0]),
@@ -112,11 +84,7 @@ fn headers_are_judged_before_anything_is_done_with_them() {
             ),
         ];
         for hlen in [0, 7, 71, 255] {
-            cases.push((
-                "P6 HLEN",
-                with(probe.clone(), 2, &[hlen]),
-                FatalError::HeaderField(2),
-            ));
+            cases.push(("P6 HLEN", with(probe.clone(), 2, &[hlen]), FatalError::HeaderField(2)));
         }
         for kind in (1..=255).filter(|kind| ![0, 2, 4, 6].contains(kind)) {
             cases.push((
@@ -151,10 +119,7 @@ fn headers_are_judged_before_anything_is_done_with_them() {
             world.assert_fatal(conn, fatal, what);
         }
         // The controller has not noticed.
-        assert_eq!(
-            world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, 9, 0), &[]),
-            Status::SUCCESS
-        );
+        assert_eq!(world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, 9, 0), &[]), Status::SUCCESS);
     }
 }
 
@@ -178,20 +143,14 @@ fn data_that_nobody_asked_for_is_refused() {
         let make = |world: &mut World, io: ConnId| {
             let bytes = world.capsule(&write(7, 0, whole / 4096, 4096, false), &[]);
             world.give(io, &bytes, usize::MAX);
-            let Some(Event::Write { cmd, .. }) = world.events.pop() else {
-                panic!("no write")
-            };
+            let Some(Event::Write { cmd, .. }) = world.events.pop() else { panic!("no write") };
             world.place(cmd, whole);
             world.answer(io).r2t()
         };
         type Forge = fn(&World, R2t) -> Vec<u8>;
         let patched: fn(&World, R2t, usize, &[u8]) -> Vec<u8> = |world, r2t, at, value| {
             let bytes = with(world.h2c(r2t, 0, &[1; 4096], false), at, value);
-            if world.digests {
-                resealed(bytes, SHORT_BYTES)
-            } else {
-                bytes
-            }
+            if world.digests { resealed(bytes, SHORT_BYTES) } else { bytes }
         };
         // Kept in one place so that each case is one line.
         let forges: &[(&str, Forge, FatalError)] = &[
@@ -207,32 +166,12 @@ fn data_that_nobody_asked_for_is_refused() {
             ),
             (
                 "P17 tag of a free slot",
-                |w, r| {
-                    w.h2c(
-                        R2t {
-                            ttag: r.ttag + 1,
-                            ..r
-                        },
-                        0,
-                        &[1; 4096],
-                        false,
-                    )
-                },
+                |w, r| w.h2c(R2t { ttag: r.ttag + 1, ..r }, 0, &[1; 4096], false),
                 FatalError::Sequence,
             ),
             (
                 "P17 stale tag",
-                |w, r| {
-                    w.h2c(
-                        R2t {
-                            ttag: r.ttag ^ 1 << 11,
-                            ..r
-                        },
-                        0,
-                        &[1; 4096],
-                        false,
-                    )
-                },
+                |w, r| w.h2c(R2t { ttag: r.ttag ^ 1 << 11, ..r }, 0, &[1; 4096], false),
                 FatalError::Sequence,
             ),
             (
@@ -240,16 +179,8 @@ fn data_that_nobody_asked_for_is_refused() {
                 |w, r| w.h2c(R2t { cccid: 8, ..r }, 0, &[1; 4096], false),
                 FatalError::Sequence,
             ),
-            (
-                "P20 offset",
-                |w, r| w.h2c(r, 4096, &[1; 4096], false),
-                FatalError::OutOfRange,
-            ),
-            (
-                "P24 last too early",
-                |w, r| w.h2c(r, 0, &[1; 4096], true),
-                FatalError::Sequence,
-            ),
+            ("P20 offset", |w, r| w.h2c(r, 4096, &[1; 4096], false), FatalError::OutOfRange),
+            ("P24 last too early", |w, r| w.h2c(r, 0, &[1; 4096], true), FatalError::Sequence),
         ];
         for (what, forge, fatal) in forges {
             let (io, admin) = world.io(digests);
@@ -267,19 +198,9 @@ fn data_that_nobody_asked_for_is_refused() {
                 [0xfc, 0xff, 0xff, 0xff],
                 FatalError::LimitExceeded,
             ),
-            (
-                "P21 offset near 2^32",
-                12,
-                [0xfc, 0xff, 0xff, 0xff],
-                FatalError::OutOfRange,
-            ),
+            ("P21 offset near 2^32", 12, [0xfc, 0xff, 0xff, 0xff], FatalError::OutOfRange),
             ("P23 DATAL 0", 16, [0; 4], FatalError::HeaderField(4)),
-            (
-                "P23 DATAL is not PLEN's",
-                16,
-                [0, 8, 0, 0],
-                FatalError::HeaderField(4),
-            ),
+            ("P23 DATAL is not PLEN's", 16, [0, 8, 0, 0], FatalError::HeaderField(4)),
         ];
         for (what, at, value, fatal) in patches {
             let (io, admin) = world.io(digests);
@@ -330,23 +251,12 @@ fn overlapping_data_is_refused_and_interleaved_transfers_are_not() {
 
 #[test]
 fn a_host_that_gives_up_gets_no_answer() {
-    for (plen, fes) in [
-        (24_u32, 2_u16),
-        (152, 1),
-        (23, 1),
-        (153, 1),
-        (24, 0),
-        (24, 99),
-    ] {
+    for (plen, fes) in [(24_u32, 2_u16), (152, 1), (23, 1), (153, 1), (24, 0), (24, 99)] {
         let mut world = World::new(config(4096));
         let (io, _) = world.io(0);
         let mut bytes = vec![0; SHORT_BYTES];
         TermReq { fes, fei: 0 }.emit(&mut bytes);
-        CommonHeader {
-            plen,
-            ..CommonHeader::plain(PduKind::H2cTermReq)
-        }
-        .emit(&mut bytes);
+        CommonHeader { plen, ..CommonHeader::plain(PduKind::H2cTermReq) }.emit(&mut bytes);
         world.give(io, &bytes, usize::MAX);
         assert!(world.is_closing(io), "P26/P27 {plen} {fes}");
         assert!(world.pdus(io).is_empty());
@@ -377,10 +287,7 @@ fn a_wrong_data_digest_fails_the_write_and_nothing_else() {
         assert_eq!(status, Status::TRANSIENT_TRANSPORT_ERROR, "P15");
         assert!(!status.is_final());
         assert_eq!(world.frontend.counters().digest_errors, 1);
-        assert_eq!(
-            world.status(io, &Sqe::new(opcode::FLUSH, 5, 1), &[]),
-            Status::SUCCESS
-        );
+        assert_eq!(world.status(io, &Sqe::new(opcode::FLUSH, 5, 1), &[]), Status::SUCCESS);
     }
 }
 

@@ -28,11 +28,7 @@ fn outcome(digests: u8, lba: u32, step_in: usize, step_out: usize) -> (Vec<Pdu>,
     let stream = commands(&world, lba);
     assert!(world.give(io, &stream, step_in).is_empty());
     let mut pdus = split_pdus(&world.output(io, step_out));
-    let r2t = pdus
-        .iter()
-        .find(|pdu| pdu.kind() == PduKind::R2t)
-        .unwrap()
-        .r2t();
+    let r2t = pdus.iter().find(|pdu| pdu.kind() == PduKind::R2t).unwrap().r2t();
     assert_eq!((r2t.cccid, r2t.r2to, r2t.r2tl), (5, 0, 32768));
     let data = pattern(32768, 5);
     let mut stream = world.h2c(r2t, 0, &data[..20000], false);
@@ -47,11 +43,8 @@ fn outcome(digests: u8, lba: u32, step_in: usize, step_out: usize) -> (Vec<Pdu>,
             writes.push(world.arena[span.at as usize..span.end() as usize].to_vec());
         }
     }
-    let released = world
-        .events
-        .iter()
-        .filter(|event| matches!(event, Event::Released { .. }))
-        .count();
+    let released =
+        world.events.iter().filter(|event| matches!(event, Event::Released { .. })).count();
     assert_eq!(released, 2, "FE-4");
     (pdus, writes)
 }
@@ -117,11 +110,7 @@ fn two_receives_at_any_border_mean_the_same_as_one() {
             .collect();
         assert_eq!(ends, first, "P28: split at {border}");
         // The write that waits for data gets it, so that its identifier is free again.
-        let r2t = pdus
-            .iter()
-            .find(|pdu| pdu.kind() == PduKind::R2t)
-            .unwrap()
-            .r2t();
+        let r2t = pdus.iter().find(|pdu| pdu.kind() == PduKind::R2t).unwrap().r2t();
         let data = world.h2c(r2t, 0, &[0; 32768], true);
         assert!(world.give(io, &data, usize::MAX).is_empty());
         assert_eq!(world.answer(io).cqe().cid, 5);
@@ -146,11 +135,7 @@ fn one_receive_per_write_carries_payload_and_the_next_header() {
     let bytes = world.capsule(&write(2, 0, 4, 4096, false), &[]);
     world.give(io, &bytes, usize::MAX);
     let r2t = world.answer(io).r2t();
-    let ReceivePlan::Receive {
-        payload: None,
-        head,
-    } = world.frontend.receive_plan(io)
-    else {
+    let ReceivePlan::Receive { payload: None, head } = world.frontend.receive_plan(io) else {
         panic!("no plan")
     };
     assert_eq!(head.len(), 28);
@@ -172,28 +157,14 @@ fn in_capsule_data_waits_for_pages_and_goes_straight_there() {
     let rest = world.give(io, &bytes, usize::MAX);
     assert_eq!(rest.len(), 8192);
     assert_eq!(world.frontend.receive_plan(io), ReceivePlan::Blocked);
-    let Some(Event::Write {
-        cmd,
-        first,
-        sectors,
-        ..
-    }) = world.events.pop()
-    else {
+    let Some(Event::Write { cmd, first, sectors, .. }) = world.events.pop() else {
         panic!("no write")
     };
     assert_eq!((first, sectors), (Sector::new(24), Sectors::new(16)));
     world.place(cmd, 8192);
     assert!(world.give(io, rest, 1000).is_empty());
     let span = World::pages(cmd, 8192);
-    assert_eq!(
-        world.events,
-        [Event::Arrived {
-            cmd,
-            span,
-            digest: None,
-            last: true
-        }]
-    );
+    assert_eq!(world.events, [Event::Arrived { cmd, span, digest: None, last: true }]);
     assert!(world.arena[span.at as usize..span.end() as usize] == pattern(8192, 1));
     assert!(world.pdus(io).is_empty(), "completed before the log has it");
     world.frontend.complete(cmd, Status::SUCCESS);
@@ -211,14 +182,10 @@ fn a_write_that_is_refused_is_drained_and_answered() {
             let (io, _) = world.io(3);
             world.answers = false;
             let data = [5; 8192];
-            let bytes = world.capsule(
-                &write(1, 0, 2, 4096, inline),
-                if inline { &data } else { &[] },
-            );
+            let bytes =
+                world.capsule(&write(1, 0, 2, 4096, inline), if inline { &data } else { &[] });
             let rest = world.give(io, &bytes, usize::MAX).to_vec();
-            let Some(Event::Write { cmd, .. }) = world.events.pop() else {
-                panic!("no write")
-            };
+            let Some(Event::Write { cmd, .. }) = world.events.pop() else { panic!("no write") };
             let mut expects_data = inline;
             if after_pages {
                 world.place(cmd, 8192);
@@ -233,22 +200,14 @@ fn a_write_that_is_refused_is_drained_and_answered() {
                 None => rest,
             };
             assert!(world.give(io, &late, 300).is_empty());
-            assert!(
-                world.events.is_empty(),
-                "the shard was told of data it does not want"
-            );
+            assert!(world.events.is_empty(), "the shard was told of data it does not want");
             let after = world.pdus(io);
-            let ends: Vec<Status> = before
-                .iter()
-                .chain(&after)
-                .map(|pdu| pdu.cqe().status)
-                .collect();
+            let ends: Vec<Status> =
+                before.iter().chain(&after).map(|pdu| pdu.cqe().status).collect();
             assert_eq!(ends, [Status::COMMAND_INTERRUPTED]);
             let span = World::pages(cmd, 8192);
             assert!(
-                world.arena[span.at as usize..span.end() as usize]
-                    .iter()
-                    .all(|&byte| byte == 0),
+                world.arena[span.at as usize..span.end() as usize].iter().all(|&byte| byte == 0),
                 "FE-3"
             );
         }
@@ -264,10 +223,7 @@ fn the_queue_head_follows_completions_and_success_replaces_them_without_flow_con
         let cqe = world.run(io, &Sqe::new(opcode::FLUSH, 1, 1), &[]);
         assert_eq!(cqe.sqhd, round % DEPTH);
     }
-    let free = Connect {
-        cattr: Connect::NO_FLOW_CONTROL,
-        ..connect(2)
-    };
+    let free = Connect { cattr: Connect::NO_FLOW_CONTROL, ..connect(2) };
     let conn = world.initialised(0);
     let cqe = world.run(conn, &free.emit(1), &connect_data(1));
     assert_eq!((cqe.status, cqe.sqhd), (Status::SUCCESS, 0xffff));
@@ -287,10 +243,7 @@ fn read_data_is_aligned_as_the_host_wants() {
     let conn = world.open();
     world.give(conn, &icreq(0, 31, 0), usize::MAX);
     world.answer(conn);
-    assert_eq!(
-        world.status(conn, &connect(1).emit(1), &connect_data(cntlid)),
-        Status::SUCCESS
-    );
+    assert_eq!(world.status(conn, &connect(1).emit(1), &connect_data(cntlid)), Status::SUCCESS);
     world.arena[..4096].copy_from_slice(&pattern(4096, 1));
     let bytes = world.capsule(&read(1, 0, 1, 4096), &[]);
     world.give(conn, &bytes, usize::MAX);
@@ -311,9 +264,7 @@ fn padding_before_data_is_skipped() {
     for step in [1, 50, 96, usize::MAX] {
         assert!(world.give(io, &padded, step).is_empty());
         assert_eq!(world.answer(io).cqe().status, Status::SUCCESS);
-        let Some(Event::Arrived { span, .. }) = world.events.pop() else {
-            panic!("no data")
-        };
+        let Some(Event::Arrived { span, .. }) = world.events.pop() else { panic!("no data") };
         assert!(world.arena[span.at as usize..span.end() as usize] == pattern(4096, 8));
     }
 }
@@ -325,10 +276,7 @@ impl World {
         assert!(self.give(conn, &bytes, usize::MAX).is_empty());
         let pdus = self.pdus(conn);
         assert_eq!(pdus.last().unwrap().cqe().status, Status::SUCCESS);
-        pdus[..pdus.len() - 1]
-            .iter()
-            .flat_map(|pdu| pdu.data().to_vec())
-            .collect()
+        pdus[..pdus.len() - 1].iter().flat_map(|pdu| pdu.data().to_vec()).collect()
     }
 }
 
@@ -337,28 +285,15 @@ fn the_controller_says_what_it_does() {
     for (lba, digests) in [(512, 0), (4096, 3)] {
         let mut world = World::new(config(lba));
         let (admin, cntlid) = world.admin(digests);
-        let identify = |which, nsid| {
-            Identify {
-                cns: which,
-                csi: 0,
-                nsid,
-            }
-            .emit(1)
-        };
+        let identify = |which, nsid| Identify { cns: which, csi: 0, nsid }.emit(1);
         let controller =
             IdentifyController::parse(&world.fetch(admin, &identify(cns::CONTROLLER, 0))).unwrap();
-        assert_eq!(
-            (controller.cntlid, controller.kind),
-            (cntlid, ControllerKind::Io as u8)
-        );
+        assert_eq!((controller.cntlid, controller.kind), (cntlid, ControllerKind::Io as u8));
         assert_eq!(
             (controller.mdts, controller.ioccsz, controller.iorcsz),
             (4, (64 + IN_CAPSULE) / 16, 1)
         );
-        assert_eq!(
-            (controller.vwc, controller.oncs, controller.maxcmd),
-            (0, 0b1100, DEPTH)
-        );
+        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0b1100, DEPTH));
         assert!(controller.kas > 0);
         let namespace =
             IdentifyNamespace::parse(&world.fetch(admin, &identify(cns::NAMESPACE, 1))).unwrap();
@@ -369,22 +304,13 @@ fn the_controller_says_what_it_does() {
         let limits =
             IdentifyNvmController::parse(&world.fetch(admin, &identify(cns::SET_CONTROLLER, 0)))
                 .unwrap();
-        assert_eq!(
-            (4096 << limits.wzsl, limits.dmrsl * lba),
-            (8 << 20, 8 << 20)
-        );
+        assert_eq!((4096 << limits.wzsl, limits.dmrsl * lba), (8 << 20, 8 << 20));
         assert_eq!(
             world.fetch(admin, &identify(cns::NAMESPACE_LIST, 0))[..8],
             [1, 0, 0, 0, 0, 0, 0, 0]
         );
-        assert_eq!(
-            world.fetch(admin, &identify(cns::NAMESPACE_LIST, 1))[..4],
-            [0; 4]
-        );
-        assert_eq!(
-            world.fetch(admin, &identify(cns::INDEPENDENT_NAMESPACE, 1))[14],
-            1
-        );
+        assert_eq!(world.fetch(admin, &identify(cns::NAMESPACE_LIST, 1))[..4], [0; 4]);
+        assert_eq!(world.fetch(admin, &identify(cns::INDEPENDENT_NAMESPACE, 1))[14], 1);
         assert_eq!(
             world.fetch(admin, &identify(cns::COMMAND_SETS, 0))[..8],
             [1, 0, 0, 0, 0, 0, 0, 0]
@@ -394,48 +320,19 @@ fn the_controller_says_what_it_does() {
         assert_eq!((id.nguid, id.uuid), ([2; 16], [1; 16]));
         let cap = Cap::parse(
             world
-                .run(
-                    admin,
-                    &PropertyGet {
-                        wide: Some(true),
-                        offset: property::CAP,
-                    }
-                    .emit(1),
-                    &[],
-                )
+                .run(admin, &PropertyGet { wide: Some(true), offset: property::CAP }.emit(1), &[])
                 .result,
         );
         assert_eq!(cap.mqes, DEPTH - 1);
-        let queues = SetFeatures {
-            fid: feature::QUEUES,
-            save: false,
-            value: 0x0007_0007,
-        };
+        let queues = SetFeatures { fid: feature::QUEUES, save: false, value: 0x0007_0007 };
         assert_eq!(world.run(admin, &queues.emit(1), &[]).result, 0x0001_0001);
-        let log = |lid, bytes, offset| {
-            GetLogPage {
-                lid,
-                bytes,
-                offset,
-                by_index: false,
-            }
-            .emit(1)
-        };
+        let log = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
         let effects = world.fetch(admin, &log(log_page::EFFECTS, 4096, 0));
-        assert_eq!(
-            u32::from(effects[1024 + 4 * usize::from(opcode::READ)]),
-            EFFECTS_SUPPORTED
-        );
+        assert_eq!(u32::from(effects[1024 + 4 * usize::from(opcode::READ)]), EFFECTS_SUPPORTED);
         // C29: what lies past the end of a page reads as zero; more than one chunk works.
         let health = world.fetch(admin, &log(log_page::HEALTH, 8192, 508));
-        assert_eq!(
-            (health.len(), health.iter().all(|&byte| byte == 0)),
-            (8192, true)
-        );
-        assert_eq!(
-            world.fetch(admin, &log(log_page::HEALTH, 4, 0))[1..3],
-            300_u16.to_le_bytes()
-        );
+        assert_eq!((health.len(), health.iter().all(|&byte| byte == 0)), (8192, true));
+        assert_eq!(world.fetch(admin, &log(log_page::HEALTH, 4, 0))[1..3], 300_u16.to_le_bytes());
     }
 }
 
@@ -443,32 +340,13 @@ fn the_controller_says_what_it_does() {
 fn discovery_needs_no_keep_alive_and_names_the_subsystem() {
     let mut world = World::new(config(4096));
     let conn = world.initialised(0);
-    let data = ConnectData {
-        subnqn: put_nqn(DISCOVERY_NQN).unwrap(),
-        ..connect_fields(0xffff)
-    };
-    let request = Connect {
-        kato_ms: 0,
-        ..connect(0)
-    };
-    assert_eq!(
-        world.status(conn, &request.emit(1), &emit(&data)),
-        Status::SUCCESS
-    );
-    let set = PropertySet {
-        wide: Some(false),
-        offset: property::CC,
-        value: Cc::ENABLED.0.into(),
-    };
+    let data = ConnectData { subnqn: put_nqn(DISCOVERY_NQN).unwrap(), ..connect_fields(0xffff) };
+    let request = Connect { kato_ms: 0, ..connect(0) };
+    assert_eq!(world.status(conn, &request.emit(1), &emit(&data)), Status::SUCCESS);
+    let set = PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
     assert_eq!(world.status(conn, &set.emit(2), &[]), Status::SUCCESS);
     let log = |bytes, offset| {
-        GetLogPage {
-            lid: log_page::DISCOVERY,
-            bytes,
-            offset,
-            by_index: false,
-        }
-        .emit(1)
+        GetLogPage { lid: log_page::DISCOVERY, bytes, offset, by_index: false }.emit(1)
     };
     assert_eq!(world.fetch(conn, &log(16, 0))[8..16], 1_u64.to_le_bytes());
     let record = DiscoveryRecord::parse(&world.fetch(conn, &log(1024, 1024))).unwrap();
@@ -477,26 +355,9 @@ fn discovery_needs_no_keep_alive_and_names_the_subsystem() {
     assert_eq!(record.trsvcid[..5], *b"4420 ");
     assert_eq!(record.traddr[..10], *b"192.0.2.1 ");
     assert_eq!(
-        world.status(
-            conn,
-            &Identify {
-                cns: cns::NAMESPACE,
-                csi: 0,
-                nsid: 1
-            }
-            .emit(1),
-            &[]
-        ),
+        world.status(conn, &Identify { cns: cns::NAMESPACE, csi: 0, nsid: 1 }.emit(1), &[]),
         Status::INVALID_FIELD
     );
-    let health = GetLogPage {
-        lid: log_page::HEALTH,
-        bytes: 512,
-        offset: 0,
-        by_index: false,
-    };
-    assert_eq!(
-        world.status(conn, &health.emit(1), &[]),
-        Status::INVALID_LOG_PAGE
-    );
+    let health = GetLogPage { lid: log_page::HEALTH, bytes: 512, offset: 0, by_index: false };
+    assert_eq!(world.status(conn, &health.emit(1), &[]), Status::INVALID_LOG_PAGE);
 }

@@ -40,14 +40,9 @@ fn a_host_without_keep_alive_loses_its_controller_and_all_queues() {
     world.answers = false;
     let bytes = world.capsule(&read(1, 0, 1, 4096), &[]);
     world.give(io, &bytes, usize::MAX);
-    let Some(Event::Read { cmd, .. }) = world.events.pop() else {
-        panic!("no read")
-    };
+    let Some(Event::Read { cmd, .. }) = world.events.pop() else { panic!("no read") };
     world.at(4000);
-    assert_eq!(
-        world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, 1, 0), &[]),
-        Status::SUCCESS
-    );
+    assert_eq!(world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, 1, 0), &[]), Status::SUCCESS);
     world.at(8999);
     assert!(!world.is_closing(admin));
     world.at(9000);
@@ -60,13 +55,7 @@ fn a_host_without_keep_alive_loses_its_controller_and_all_queues() {
     assert!(world.events.contains(&Event::Abandoned { cmd }));
     world.frontend.closed(world.now, admin);
     // A late answer is released at once and harms nobody.
-    world.frontend.read_ready(
-        cmd,
-        &[ReadPiece {
-            span: Span::new(0, 4096),
-            crc: None,
-        }],
-    );
+    world.frontend.read_ready(cmd, &[ReadPiece { span: Span::new(0, 4096), crc: None }]);
     world.drain();
     assert_eq!(world.events.last(), Some(&Event::Released { cmd }));
     world.frontend.complete(cmd, Status::SUCCESS);
@@ -93,9 +82,7 @@ fn data_that_never_comes_ends_the_connection_and_a_wait_of_ours_does_not() {
     };
     let bytes = world.capsule(&write(1, 0, 1, 4096, true), &[1; 4096]);
     let rest = world.give(io, &bytes, usize::MAX).to_vec();
-    let Some(Event::Write { cmd, .. }) = world.events.pop() else {
-        panic!("no write")
-    };
+    let Some(Event::Write { cmd, .. }) = world.events.pop() else { panic!("no write") };
     alive(&mut world, 100_000);
     assert_eq!(world.frontend.receive_plan(io), ReceivePlan::Blocked);
     world.place(cmd, 4096);
@@ -124,22 +111,12 @@ fn what_was_pinned_is_released_when_the_connection_closes() {
     world.frontend.send_plan(io, &mut list);
     assert!(list.as_slice().len() > 2);
     world.frontend.sent(io, 100);
-    let Event::Read { cmd: read, .. } = world.events[0] else {
-        panic!("no read")
-    };
-    let Event::Write { cmd: write, .. } = world.events[1] else {
-        panic!("no write")
-    };
+    let Event::Read { cmd: read, .. } = world.events[0] else { panic!("no read") };
+    let Event::Write { cmd: write, .. } = world.events[1] else { panic!("no write") };
     world.events.clear();
     world.frontend.closed(world.now, io);
     world.drain();
-    assert_eq!(
-        world.events,
-        [
-            Event::Released { cmd: read },
-            Event::Abandoned { cmd: write }
-        ]
-    );
+    assert_eq!(world.events, [Event::Released { cmd: read }, Event::Abandoned { cmd: write }]);
     world.frontend.closed(world.now, io);
     world.drain();
     assert_eq!(world.events.len(), 2, "closed twice");
@@ -170,10 +147,7 @@ fn disconnect_is_answered_and_then_closes() {
     assert_eq!(world.status(admin, &off.emit(1), &[]), Status::SUCCESS);
     // C34: shut down is shut down.
     let conn = world.initialised(0);
-    assert_eq!(
-        world.status(conn, &connect(1).emit(1), &connect_data(1)),
-        Status::SEQUENCE_ERROR
-    );
+    assert_eq!(world.status(conn, &connect(1).emit(1), &connect_data(1)), Status::SEQUENCE_ERROR);
     world.frontend.closed(world.now, admin);
     assert_eq!(
         world.status(conn, &connect(1).emit(1), &connect_data(1)),
@@ -206,16 +180,10 @@ fn a_host_that_does_not_read_costs_no_more_than_its_slots() {
         assert!(world.give(io, &bytes, usize::MAX).is_empty());
     }
     let pdus = world.pdus(io);
-    let total: usize = pdus
-        .iter()
-        .filter(|pdu| pdu.kind() == PduKind::C2hData)
-        .map(|pdu| pdu.data().len())
-        .sum();
+    let total: usize =
+        pdus.iter().filter(|pdu| pdu.kind() == PduKind::C2hData).map(|pdu| pdu.data().len()).sum();
     assert_eq!(total, usize::from(DEPTH) * 65536);
-    let released = world
-        .events
-        .iter()
-        .filter(|event| matches!(event, Event::Released { .. }))
-        .count();
+    let released =
+        world.events.iter().filter(|event| matches!(event, Event::Released { .. })).count();
     assert_eq!(released, usize::from(DEPTH), "FE-4");
 }

@@ -117,10 +117,7 @@ impl World {
         [a, b]
             .iter()
             .filter(|span| span.len > 0)
-            .map(|&span| ReadPiece {
-                span,
-                crc: crc(span),
-            })
+            .map(|&span| ReadPiece { span, crc: crc(span) })
             .collect()
     }
 
@@ -132,12 +129,7 @@ impl World {
             }
             match event {
                 Event::Write { cmd, sectors, .. } => self.place(cmd, sectors.bytes() as u32),
-                Event::Arrived {
-                    cmd,
-                    span,
-                    digest,
-                    last,
-                } => {
+                Event::Arrived { cmd, span, digest, last } => {
                     let bytes = &self.arena[span.at as usize..span.end() as usize];
                     if digest.is_some_and(|digest| digest != crc32c(bytes)) {
                         self.frontend.digest_is_wrong(cmd);
@@ -145,12 +137,7 @@ impl World {
                         self.frontend.complete(cmd, Status::SUCCESS);
                     }
                 }
-                Event::Read {
-                    cmd,
-                    first,
-                    sectors,
-                    ..
-                } => {
+                Event::Read { cmd, first, sectors, .. } => {
                     let pieces = self.pieces(first, sectors);
                     self.frontend.read_ready(cmd, &pieces);
                 }
@@ -232,10 +219,7 @@ impl World {
         let answer = self.answer(conn);
         assert_eq!(answer.kind(), PduKind::IcResp);
         let granted = IcResp::parse(&answer.bytes).unwrap();
-        assert_eq!(
-            (granted.dgst, granted.cpda, granted.maxh2cdata),
-            (dgst, 0, TRANSFER)
-        );
+        assert_eq!((granted.dgst, granted.cpda, granted.maxh2cdata), (dgst, 0, TRANSFER));
         conn
     }
 
@@ -257,14 +241,7 @@ impl World {
             flags |= if self.digests { pdu_flag::DDGST } else { 0 };
         }
         let plen = (bare + digest + data.len() + trailer) as u32;
-        CommonHeader {
-            kind: kind as u8,
-            flags,
-            hlen: bare as u8,
-            pdo,
-            plen,
-        }
-        .emit(&mut head);
+        CommonHeader { kind: kind as u8, flags, hlen: bare as u8, pdo, plen }.emit(&mut head);
         if self.digests {
             let crc = crc32c(&head[..bare]);
             head.extend_from_slice(&crc.to_le_bytes());
@@ -278,19 +255,9 @@ impl World {
 
     fn h2c(&self, r2t: R2t, datao: u32, data: &[u8], last: bool) -> Vec<u8> {
         let mut head = vec![0; SHORT_BYTES];
-        DataPdu {
-            cccid: r2t.cccid,
-            ttag: r2t.ttag,
-            datao,
-            datal: data.len() as u32,
-        }
-        .emit(&mut head);
-        self.pdu(
-            PduKind::H2cData,
-            head,
-            data,
-            if last { pdu_flag::LAST } else { 0 },
-        )
+        DataPdu { cccid: r2t.cccid, ttag: r2t.ttag, datao, datal: data.len() as u32 }
+            .emit(&mut head);
+        self.pdu(PduKind::H2cData, head, data, if last { pdu_flag::LAST } else { 0 })
     }
 
     /// Sends a command; its completion.
@@ -307,17 +274,10 @@ impl World {
     /// An enabled controller; its admin connection.
     fn admin(&mut self, dgst: u8) -> (ConnId, u16) {
         let conn = self.initialised(dgst);
-        let cqe = self.run(
-            conn,
-            &connect(0).emit(1),
-            &connect_data(ConnectData::CNTLID_ANY),
-        );
+        let cqe = self.run(conn, &connect(0).emit(1), &connect_data(ConnectData::CNTLID_ANY));
         assert_eq!(cqe.status, Status::SUCCESS);
-        let set = PropertySet {
-            wide: Some(false),
-            offset: property::CC,
-            value: Cc::ENABLED.0.into(),
-        };
+        let set =
+            PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
         assert_eq!(self.status(conn, &set.emit(2), &[]), Status::SUCCESS);
         (conn, cqe.result as u16)
     }
@@ -326,10 +286,7 @@ impl World {
     fn io(&mut self, dgst: u8) -> (ConnId, ConnId) {
         let (admin, cntlid) = self.admin(dgst);
         let conn = self.initialised(dgst);
-        assert_eq!(
-            self.status(conn, &connect(1).emit(1), &connect_data(cntlid)),
-            Status::SUCCESS
-        );
+        assert_eq!(self.status(conn, &connect(1).emit(1), &connect_data(cntlid)), Status::SUCCESS);
         self.events.clear();
         (conn, admin)
     }
@@ -341,10 +298,7 @@ impl World {
     /// The connection was ended with this reason, and stays ended.
     fn assert_fatal(&mut self, conn: ConnId, fatal: FatalError, what: &str) {
         assert!(self.is_closing(conn), "{what}: goes on");
-        let last = self
-            .pdus(conn)
-            .pop()
-            .unwrap_or_else(|| panic!("{what}: nothing was said"));
+        let last = self.pdus(conn).pop().unwrap_or_else(|| panic!("{what}: nothing was said"));
         assert_eq!(last.kind(), PduKind::C2hTermReq, "{what}");
         assert_eq!(
             FatalError::from_term(TermReq::parse(&last.bytes).unwrap()),
@@ -366,10 +320,7 @@ fn split_pdus(mut bytes: &[u8]) -> Vec<Pdu> {
     while !bytes.is_empty() {
         let common = CommonHeader::parse(bytes).unwrap();
         let (pdu, rest) = bytes.split_at(common.plen as usize);
-        pdus.push(Pdu {
-            common,
-            bytes: pdu.to_vec(),
-        });
+        pdus.push(Pdu { common, bytes: pdu.to_vec() });
         bytes = rest;
     }
     pdus
@@ -377,13 +328,7 @@ fn split_pdus(mut bytes: &[u8]) -> Vec<Pdu> {
 
 fn icreq(pfv: u16, hpda: u8, dgst: u8) -> Vec<u8> {
     let mut bytes = vec![0; IC_BYTES];
-    IcReq {
-        pfv,
-        hpda,
-        dgst,
-        maxr2t: 0,
-    }
-    .emit(&mut bytes);
+    IcReq { pfv, hpda, dgst, maxr2t: 0 }.emit(&mut bytes);
     CommonHeader::plain(PduKind::IcReq).emit(&mut bytes);
     bytes
 }
@@ -418,34 +363,18 @@ fn connect_data(cntlid: u16) -> Vec<u8> {
 }
 
 fn read(cid: u16, slba: u64, blocks: u32, lba: u32) -> Sqe {
-    let mut sqe = Io {
-        slba,
-        blocks,
-        fua: false,
-    }
-    .emit(opcode::READ, cid, 1);
+    let mut sqe = Io { slba, blocks, fua: false }.emit(opcode::READ, cid, 1);
     sqe.sgl = Sgl::transport(blocks * lba);
     sqe
 }
 
 fn write(cid: u16, slba: u64, blocks: u32, lba: u32, inline: bool) -> Sqe {
-    let mut sqe = Io {
-        slba,
-        blocks,
-        fua: false,
-    }
-    .emit(opcode::WRITE, cid, 1);
-    sqe.sgl = if inline {
-        Sgl::in_capsule(blocks * lba)
-    } else {
-        Sgl::transport(blocks * lba)
-    };
+    let mut sqe = Io { slba, blocks, fua: false }.emit(opcode::WRITE, cid, 1);
+    sqe.sgl = if inline { Sgl::in_capsule(blocks * lba) } else { Sgl::transport(blocks * lba) };
     sqe
 }
 
 /// Bytes that differ by place.
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len)
-        .map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ seed)
-        .collect()
+    (0..len).map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ seed).collect()
 }

@@ -71,11 +71,7 @@ fn what_is_acknowledged_is_in_both_durable_logs_at_that_instant() {
         config.cp_interval = Nanos::from_millis(20);
         let mut world = World::new(config);
         world.connect();
-        let mut load = Load::new(LoadConfig {
-            commands: 150,
-            large: 20,
-            ..WRITES
-        });
+        let mut load = Load::new(LoadConfig { commands: 150, large: 20, ..WRITES });
         let count = std::rc::Rc::new(std::cell::Cell::new(0));
         let counter = count.clone();
         load.completed = Some(Box::new(move |world, write| {

@@ -7,11 +7,13 @@ use crate::world::{DESTINATION, SOURCE, World, WorldConfig};
 use crate::{WRITES, do_read, do_write, write};
 use ibid_driver::checksum::crc32c;
 use ibid_driver::{DiskOp, FileId};
-use ibid_runtime::{Fault, PeerState, Shard, Stop};
+use ibid_runtime::{Fault, PeerState, Reply, Shard, Stop};
 use ibid_units::Nanos;
 use ibid_wire::disk::{Batch, BatchEmitter};
 use ibid_wire::nvme_tcp::Status;
 use ibid_wire::peer::{Frame, FrameEmitter, HEADER_BYTES, Section, SectionKind};
+use std::cell::Cell;
+use std::rc::Rc;
 
 const EIO: i32 = 5;
 
@@ -24,22 +26,14 @@ fn connected(config: WorldConfig) -> World {
 
 /// No CP comes by itself.
 fn without_timer(seed: u64) -> WorldConfig {
-    WorldConfig {
-        cp_interval: Nanos::from_millis(1_000_000),
-        ..WorldConfig::calm(seed)
-    }
+    WorldConfig { cp_interval: Nanos::from_millis(1_000_000), ..WorldConfig::calm(seed) }
 }
 
 /// A read on a queue other than the one whose command does not end.
 fn do_read_on(world: &mut World, queue: usize, first: u64, sectors: u64) {
     let reading = world.model.begin_read(0, first, sectors);
-    let request = Request {
-        nsid: 1,
-        slba: first,
-        blocks: sectors as u32,
-        lba_bytes: 512,
-        op: Op::Read,
-    };
+    let request =
+        Request { nsid: 1, slba: first, blocks: sectors as u32, lba_bytes: 512, op: Op::Read };
     let done = world.command(queue, request);
     assert!(done.status.is_success(), "{}", done.status);
     world.model.end_read(&reading, &done.data);
@@ -50,25 +44,13 @@ fn fail_on(matches: impl Fn(&DiskOp) -> bool + 'static) -> Option<Fail> {
 }
 
 fn is_log_write(op: &DiskOp) -> bool {
-    matches!(
-        op,
-        DiskOp::Write {
-            file: FileId(0),
-            ..
-        }
-    )
+    matches!(op, DiskOp::Write { file: FileId(0), .. })
 }
 fn is_log_flush(op: &DiskOp) -> bool {
     matches!(op, DiskOp::Flush { file: FileId(0) })
 }
 fn is_volume_write(op: &DiskOp) -> bool {
-    matches!(
-        op,
-        DiskOp::Write {
-            file: FileId(1),
-            ..
-        }
-    )
+    matches!(op, DiskOp::Write { file: FileId(1), .. })
 }
 fn is_volume_flush(op: &DiskOp) -> bool {
     matches!(op, DiskOp::Flush { file: FileId(1) })
@@ -82,9 +64,7 @@ fn after_an_error_of_its_log_a_source_acknowledges_nothing_more() {
         world.files[SOURCE].borrow_mut().fail = fail_on(matches);
         let (_, request) = write(&mut world, 8, 8);
         world.queues[1].submit(1, request);
-        world.run_until("the fault", |world| {
-            world.snapshot(SOURCE).fault == Some(Fault::Log(EIO))
-        });
+        world.run_until("the fault", |world| world.snapshot(SOURCE).fault == Some(Fault::Log(EIO)));
         // The device works again: that makes no difference, what it lost is unknown.
         world.files[SOURCE].borrow_mut().fail = None;
         world.pass(Nanos::from_millis(3_000));
@@ -99,10 +79,7 @@ fn after_an_error_of_its_log_a_source_acknowledges_nothing_more() {
         let now = world.now;
         world.source.as_mut().expect("it runs").begin_stop(now);
         world.run_until("the stop", |world| {
-            world
-                .source
-                .as_ref()
-                .is_some_and(|source| source.stopped() == Some(Stop::Unclean))
+            world.source.as_ref().is_some_and(|source| source.stopped() == Some(Stop::Unclean))
         });
     }
 }
@@ -115,9 +92,7 @@ fn after_an_error_of_its_log_a_destination_makes_nothing_durable() {
         world.files[DESTINATION].borrow_mut().fail = fail_on(matches);
         let (_, request) = write(&mut world, 8, 8);
         world.queues[1].submit(1, request);
-        world.run_until("the source to hear of it", |world| {
-            world.snapshot(SOURCE).peer_failed
-        });
+        world.run_until("the source to hear of it", |world| world.snapshot(SOURCE).peer_failed);
         world.files[DESTINATION].borrow_mut().fail = None;
         world.pass(Nanos::from_millis(3_000));
         assert_eq!(world.snapshot(DESTINATION).fault, Some(Fault::Log(EIO)));
@@ -138,9 +113,8 @@ fn a_volume_that_fails_leaves_its_cp_undone_and_its_segment_kept() {
         do_write(&mut world, 0, 8);
         world.files[side].borrow_mut().fail = fail_on(matches);
         let answer = world.begin_cp();
-        world.run_until("the fault", |world| {
-            world.snapshot(side).fault == Some(Fault::Volume(EIO))
-        });
+        world
+            .run_until("the fault", |world| world.snapshot(side).fault == Some(Fault::Volume(EIO)));
         world.files[side].borrow_mut().fail = None;
         world.pass(Nanos::from_millis(2_000));
         assert!(answer.try_recv().is_err(), "the CP is not done");
@@ -172,10 +146,8 @@ fn rebuild(datagram: &mut Vec<u8>, mut change: impl FnMut(&mut Section, &mut Vec
         return;
     };
     let header = frame.header;
-    let mut sections: Vec<(Section, Vec<u8>)> = frame
-        .sections()
-        .map(|(section, body)| (section, body.to_vec()))
-        .collect();
+    let mut sections: Vec<(Section, Vec<u8>)> =
+        frame.sections().map(|(section, body)| (section, body.to_vec())).collect();
     let mut out = vec![0; HEADER_BYTES + 16 * 20];
     let mut emitter = FrameEmitter::new(&mut out, &header);
     for (section, body) in &mut sections {
@@ -227,14 +199,7 @@ fn a_reference_that_is_not_proved_is_answered_with_a_block() {
     do_write(&mut world, 80, 8);
     world.net.borrow_mut().tamper = None;
     let done = world.cp();
-    assert_eq!(
-        (
-            done.counters.references,
-            done.counters.refused,
-            done.counters.blocks
-        ),
-        (1, 1, 1)
-    );
+    assert_eq!((done.counters.references, done.counters.refused, done.counters.blocks), (1, 1, 1));
     assert_eq!(world.snapshot(DESTINATION).cp_sum.refused, 1);
     assert_eq!(world.snapshot(DESTINATION).fault, None);
     do_write(&mut world, 160, 8);
@@ -264,11 +229,7 @@ fn a_list_that_contradicts_its_announcement_is_not_applied() {
     world.pass(Nanos::from_millis(1_000));
     assert!(answer.try_recv().is_err());
     assert!(
-        world.files[DESTINATION]
-            .borrow()
-            .live(1)
-            .iter()
-            .all(|byte| *byte == 0),
+        world.files[DESTINATION].borrow().live(1).iter().all(|byte| *byte == 0),
         "nothing was written to the mirror"
     );
     do_read(&mut world, 80, 8);
@@ -292,19 +253,14 @@ fn a_cp_of_another_history_is_a_fault_and_not_applied() {
         }));
         do_write(&mut world, 80, 8);
         let answer = world.begin_cp();
-        world.run_until("the source to hear of it", |world| {
-            world.snapshot(SOURCE).peer_failed
-        });
+        world.run_until("the source to hear of it", |world| world.snapshot(SOURCE).peer_failed);
         assert_eq!(world.snapshot(DESTINATION).fault, Some(Fault::Peer));
         world.net.borrow_mut().tamper = None;
         world.pass(Nanos::from_millis(3_000));
         assert!(answer.try_recv().is_err(), "the CP is not done");
         assert_eq!(world.snapshot(DESTINATION).cp.get(), 0);
         let mirror = world.files[DESTINATION].borrow().live(1).to_vec();
-        assert!(
-            mirror.iter().all(|byte| *byte == 0),
-            "nothing was written to the mirror"
-        );
+        assert!(mirror.iter().all(|byte| *byte == 0), "nothing was written to the mirror");
         let (_, request) = write(&mut world, 8, 8);
         world.queues[1].submit(1, request);
         world.pass(Nanos::from_millis(1_000));
@@ -317,6 +273,48 @@ fn a_cp_of_another_history_is_a_fault_and_not_applied() {
     }
 }
 
+/// MIR-3. A destination that starts again gets the list before the log that it refers to.
+#[test]
+fn a_cp_waits_for_the_log_it_refers_to() {
+    let mut world = connected(without_timer(16));
+    for n in 0..20 {
+        do_write(&mut world, n * 16, 8);
+    }
+    world.power_cut_destination();
+    let holding = Rc::new(Cell::new(true));
+    let holds = holding.clone();
+    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+        let is_log = Frame::parse(datagram).is_ok_and(|frame| {
+            frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
+        });
+        if side == DESTINATION && holds.get() && is_log {
+            datagram[0] ^= 1;
+        }
+    }));
+    world.start_destination();
+    let answer = world.begin_cp();
+    world.run_until("the CP to be announced", |world| {
+        world.snapshot(DESTINATION).cp_running.is_some()
+    });
+    world.pass(Nanos::from_millis(500));
+    assert!(answer.try_recv().is_err(), "the CP is not done");
+    assert_eq!(world.snapshot(DESTINATION).fault, None);
+    assert_eq!(world.snapshot(DESTINATION).cp_sum.references, 0);
+    holding.set(false);
+    let mut reply = None;
+    world.run_until("the CP", |_| {
+        reply = answer.try_recv().ok();
+        reply.is_some()
+    });
+    let Some(Reply::Cp(done)) = reply else { panic!("asked for a CP, got {reply:?}") };
+    assert_eq!(
+        (done.counters.references, done.counters.refused),
+        (20, 0),
+        "each reference was proved, once its log was there"
+    );
+    world.stop();
+}
+
 /// One frame in four is corrupted: none does harm.
 #[test]
 fn corrupted_frames_cost_time_and_nothing_else() {
@@ -324,17 +322,9 @@ fn corrupted_frames_cost_time_and_nothing_else() {
     config.net.corrupt = 250;
     config.net.late_read = 500;
     let mut world = connected(config);
-    Load::new(LoadConfig {
-        commands: 150,
-        reads: 300,
-        ..WRITES
-    })
-    .run(&mut world);
+    Load::new(LoadConfig { commands: 150, reads: 300, ..WRITES }).run(&mut world);
     let (here, there) = (world.snapshot(SOURCE), world.snapshot(DESTINATION));
-    assert!(
-        here.rx_refused > 0 && there.rx_refused > 0,
-        "frames were refused"
-    );
+    assert!(here.rx_refused > 0 && there.rx_refused > 0, "frames were refused");
     assert_eq!((here.fault, there.fault), (None, None));
     assert_eq!(here.peer, PeerState::Connected);
     world.stop();

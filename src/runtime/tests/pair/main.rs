@@ -1,12 +1,6 @@
 //! The runtime as a whole pair in one process, against a plain model: see `world`. The sharper questions have files of their own.
-#![allow(
-    clippy::tests_outside_test_module,
-    reason = "an integration test is nothing else"
-)]
-#![allow(
-    unreachable_pub,
-    reason = "the world is a tree of modules that is included, not a crate"
-)]
+#![allow(clippy::tests_outside_test_module, reason = "an integration test is nothing else")]
+#![allow(unreachable_pub, reason = "the world is a tree of modules that is included, not a crate")]
 
 #[path = "../world/mod.rs"]
 mod world;
@@ -44,20 +38,8 @@ const WRITES: LoadConfig = LoadConfig {
 /// A write to volume 0, which has blocks of 512 bytes.
 fn write(world: &mut World, first: u64, sectors: u64) -> (Write, Request) {
     let (write, data) = world.model.begin_write(0, first, sectors, false);
-    let op = Op::Write {
-        in_capsule: data.len() <= 16 << 10,
-        data,
-    };
-    (
-        write,
-        Request {
-            nsid: 1,
-            slba: first,
-            blocks: sectors as u32,
-            lba_bytes: 512,
-            op,
-        },
-    )
+    let op = Op::Write { in_capsule: data.len() <= 16 << 10, data };
+    (write, Request { nsid: 1, slba: first, blocks: sectors as u32, lba_bytes: 512, op })
 }
 
 /// Does one write on the first I/O queue, to its end.
@@ -73,13 +55,7 @@ fn do_read(world: &mut World, first: u64, sectors: u64) {
     let reading = world.model.begin_read(0, first, sectors);
     let done = world.command(
         1,
-        Request {
-            nsid: 1,
-            slba: first,
-            blocks: sectors as u32,
-            lba_bytes: 512,
-            op: Op::Read,
-        },
+        Request { nsid: 1, slba: first, blocks: sectors as u32, lba_bytes: 512, op: Op::Read },
     );
     assert!(done.status.is_success(), "{}", done.status);
     world.model.end_read(&reading, &done.data);

@@ -14,16 +14,9 @@ use std::rc::Rc;
 #[test]
 fn a_peer_that_was_away_comes_back_and_nothing_is_lost() {
     for (seed, mtu) in [(1, 9000), (2, 1500)] {
-        let mut world = World::new(WorldConfig {
-            mtu,
-            ..WorldConfig::calm(seed)
-        });
+        let mut world = World::new(WorldConfig { mtu, ..WorldConfig::calm(seed) });
         world.connect();
-        Load::new(LoadConfig {
-            commands: 60,
-            ..WRITES
-        })
-        .run(&mut world);
+        Load::new(LoadConfig { commands: 60, ..WRITES }).run(&mut world);
         world.net.borrow_mut().cut = true;
         // Enough to fill the window, so that probes meet a full table of packets, too.
         let mut numbers = Vec::new();
@@ -48,13 +41,7 @@ fn a_peer_that_was_away_comes_back_and_nothing_is_lost() {
             }
         }
         assert_eq!(ended, 16, "{}", world.tell());
-        Load::new(LoadConfig {
-            commands: 100,
-            reads: 300,
-            cps: 10,
-            ..WRITES
-        })
-        .run(&mut world);
+        Load::new(LoadConfig { commands: 100, reads: 300, cps: 10, ..WRITES }).run(&mut world);
         assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
         world.stop();
     }
@@ -65,11 +52,7 @@ fn start(world: &World, role: Role, log: &[u8]) -> Result<Superblock, StartRefus
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("log");
     std::fs::write(&path, log).expect("a file");
-    let options = OpenOptions {
-        create_bytes: None,
-        written: false,
-        read_only: false,
-    };
+    let options = OpenOptions { create_bytes: None, written: false, read_only: false };
     let (device, _) = DiskFile::open(&path, options).expect("it opens");
     ibid_runtime::start(&device, &world.config.node(0).superblock(role))
 }
@@ -82,13 +65,8 @@ fn a_destination_that_lost_its_power_is_sent_again_what_the_log_retains() {
         config.full = seed == 5;
         let mut world = World::new(config);
         world.connect();
-        let mut load = Load::new(LoadConfig {
-            commands: 200,
-            reads: 200,
-            zeroes: 50,
-            cps: 5,
-            ..WRITES
-        });
+        let mut load =
+            Load::new(LoadConfig { commands: 200, reads: 200, zeroes: 50, cps: 5, ..WRITES });
         let mut cuts = 0;
         for _ in 0..40 {
             for _ in 0..30 {
@@ -119,29 +97,14 @@ fn both_start_again_after_a_clean_stop() {
     let mut world = World::new(WorldConfig::calm(7));
     for epoch in 1..4 {
         world.connect();
-        Load::new(LoadConfig {
-            commands: 60,
-            reads: 300,
-            ..WRITES
-        })
-        .run(&mut world);
+        Load::new(LoadConfig { commands: 60, reads: 300, ..WRITES }).run(&mut world);
         assert_eq!(world.snapshot(SOURCE).epoch, Epoch::new(epoch));
         world.stop();
         for (side, role) in [(SOURCE, Role::Source), (DESTINATION, Role::Destination)] {
             let log = world.files[side].borrow().durable(0).to_vec();
-            assert_eq!(
-                start(&world, role, &log).expect("a clean node starts"),
-                superblock(&log)
-            );
-            let other = if role == Role::Source {
-                Role::Destination
-            } else {
-                Role::Source
-            };
-            assert!(matches!(
-                start(&world, other, &log),
-                Err(StartRefused::Role(_))
-            ));
+            assert_eq!(start(&world, role, &log).expect("a clean node starts"), superblock(&log));
+            let other = if role == Role::Source { Role::Destination } else { Role::Source };
+            assert!(matches!(start(&world, other, &log), Err(StartRefused::Role(_))));
         }
         world.queues.clear();
         world.sockets.borrow_mut().forget();
@@ -157,17 +120,11 @@ fn a_source_that_was_not_stopped_is_refused_at_start() {
     world.wait_connected();
     do_write(&mut world, 0, 8);
     let log = world.files[SOURCE].borrow().durable(0).to_vec();
-    assert!(matches!(
-        start(&world, Role::Source, &log),
-        Err(StartRefused::Unclean(_))
-    ));
+    assert!(matches!(start(&world, Role::Source, &log), Err(StartRefused::Unclean(_))));
     let mut other = log.clone();
     other[..8].fill(7);
     other[64 << 10..][..8].fill(7);
-    assert!(matches!(
-        start(&world, Role::Source, &other),
-        Err(StartRefused::Foreign(_))
-    ));
+    assert!(matches!(start(&world, Role::Source, &other), Err(StartRefused::Foreign(_))));
 }
 
 /// A destination that runs on a changed superblock is not written to, and the source says why.
@@ -182,11 +139,7 @@ fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
     world.queues[1].submit(1, request);
     world.pass(Nanos::from_millis(500));
     assert_eq!(world.queues[1].outstanding(), 1, "the write waits");
-    assert_eq!(
-        world.snapshot(DESTINATION).lsn,
-        found.last_lsn,
-        "nothing was taken"
-    );
+    assert_eq!(world.snapshot(DESTINATION).lsn, found.last_lsn, "nothing was taken");
     do_read(&mut world, 8, 8);
     world.snapshot(SOURCE).peer
 }
@@ -194,26 +147,11 @@ fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
 #[test]
 fn a_source_that_is_not_its_own_is_refused_by_name() {
     let is = |refusal| PeerState::Refused(refusal);
-    assert_eq!(
-        refused(1, |found| found.pair = [1; 16]),
-        is(HelloRefusal::Pair)
-    );
-    assert_eq!(
-        refused(2, |found| found.segments += 1),
-        is(HelloRefusal::Geometry)
-    );
-    assert_eq!(
-        refused(3, |found| found.volumes[1].uuid = [0; 16]),
-        is(HelloRefusal::Volumes)
-    );
-    assert_eq!(
-        refused(4, |found| found.epoch = Epoch::new(9)),
-        is(HelloRefusal::Epoch)
-    );
-    assert_eq!(
-        refused(5, |found| found.chain = [1; 32]),
-        is(HelloRefusal::History)
-    );
+    assert_eq!(refused(1, |found| found.pair = [1; 16]), is(HelloRefusal::Pair));
+    assert_eq!(refused(2, |found| found.segments += 1), is(HelloRefusal::Geometry));
+    assert_eq!(refused(3, |found| found.volumes[1].uuid = [0; 16]), is(HelloRefusal::Volumes));
+    assert_eq!(refused(4, |found| found.epoch = Epoch::new(9)), is(HelloRefusal::Epoch));
+    assert_eq!(refused(5, |found| found.chain = [1; 32]), is(HelloRefusal::History));
     let ahead = |found: &mut Superblock| {
         found.cp = CpId::new(3);
         found.last_lsn = Lsn::new(30);
@@ -251,12 +189,7 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
             noted.borrow_mut().push(datagram.clone());
         }
     }));
-    let session = |hello: &[u8]| {
-        Frame::parse(hello)
-            .expect("a hello is a frame")
-            .header
-            .session
-    };
+    let session = |hello: &[u8]| Frame::parse(hello).expect("a hello is a frame").header.session;
     world.connect();
     world.wait_connected();
     do_write(&mut world, 0, 8);
@@ -280,10 +213,6 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
     assert_eq!(world.snapshot(DESTINATION).rx_refused, refused + 1);
     assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
     do_write(&mut world, 16, 8);
-    assert_eq!(
-        hellos.borrow().len(),
-        count,
-        "the session lives: no other hello was needed"
-    );
+    assert_eq!(hellos.borrow().len(), count, "the session lives: no other hello was needed");
     world.stop();
 }

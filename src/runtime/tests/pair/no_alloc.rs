@@ -8,11 +8,7 @@ use crate::world::{World, WorldConfig};
 fn run(config: WorldConfig, load: LoadConfig) {
     let mut world = World::new(config);
     world.connect();
-    Load::new(LoadConfig {
-        commands: 300,
-        ..load
-    })
-    .run(&mut world);
+    Load::new(LoadConfig { commands: 300, ..load }).run(&mut world);
     guard::count_turns(true);
     let before = guard::total();
     Load::new(load).run(&mut world);
@@ -51,14 +47,7 @@ fn turns_allocate_nothing_when_everything_goes_wrong() {
     config.queue.withhold = 30;
     config.queue.withheld = 30_000_000;
     config.pieces = 4096;
-    run(
-        config,
-        LoadConfig {
-            commands: 1200,
-            deaths: 1,
-            ..MIXED
-        },
-    );
+    run(config, LoadConfig { commands: 1200, deaths: 1, ..MIXED });
 }
 
 /// The count is one that can be other than zero.

@@ -37,11 +37,7 @@ fn from_seed(seed: u64) -> (WorldConfig, LoadConfig) {
     config.cp_interval = Nanos::from_millis(1 + random.below(30));
     config.staging_blocks = 4 + random.below(60) as u32;
     config.read_blocks = 514 + random.below(600) as u32;
-    config.pieces = if random.chance(500) {
-        1 << (8 + random.below(10))
-    } else {
-        0
-    };
+    config.pieces = if random.chance(500) { 1 << (8 + random.below(10)) } else { 0 };
     config.queues = 1 + random.below(4) as u16;
     config.queue.depth = 1 + random.below(40) as u16;
     config.queue.header_digest = random.chance(300);
@@ -88,9 +84,7 @@ fn run(seed: u64) {
         world.cp();
     }
     // What hosts sent before they died is still on its way.
-    world.run_until("no command to be left", |world| {
-        world.snapshot(SOURCE).target[2] == 0
-    });
+    world.run_until("no command to be left", |world| world.snapshot(SOURCE).target[2] == 0);
     world.stop();
 }
 

@@ -35,9 +35,7 @@ fn write_blocks(world: &mut World, places: &[u64], sectors: u64) -> u64 {
         }
         for (_, done) in world.step() {
             assert!(done.status.is_success());
-            world
-                .model
-                .end_write(numbers.remove(&done.tag).expect("a write under way"));
+            world.model.end_write(numbers.remove(&done.tag).expect("a write under way"));
         }
     }
     places.len() as u64 * sectors * 512
@@ -54,29 +52,16 @@ fn a_cp_over_random_blocks_sends_twenty_bytes_for_each() {
     let client = write_blocks(&mut world, &scattered(1500), 8);
     let before = world.snapshot(SOURCE);
     let done = world.cp();
-    assert_eq!(
-        (done.counters.references, done.counters.referenced_blocks),
-        (1500, 1500)
-    );
+    assert_eq!((done.counters.references, done.counters.referenced_blocks), (1500, 1500));
     assert!(done.link_bytes <= 20 * 1500, "{} bytes", done.link_bytes);
     // Log and CP, and the reports that come back, per client byte.
     let after = world.snapshot(SOURCE);
     let sent: u64 = after.port.tx_bytes.iter().sum::<u64>();
-    assert!(
-        sent as f64 <= 1.06 * client as f64,
-        "{sent} bytes for {client}"
-    );
-    assert_eq!(
-        after.port.tx_bytes[0], before.port.tx_bytes[0],
-        "a CP sends nothing of class log"
-    );
+    assert!(sent as f64 <= 1.06 * client as f64, "{sent} bytes for {client}");
+    assert_eq!(after.port.tx_bytes[0], before.port.tx_bytes[0], "a CP sends nothing of class log");
     assert_eq!(after.copied, [0; 4], "the source copies nothing");
     let there = world.snapshot(DESTINATION);
-    assert_eq!(
-        there.copied,
-        [client, 0, 0, 0],
-        "one copy at the destination, none at a CP"
-    );
+    assert_eq!(there.copied, [client, 0, 0, 0], "one copy at the destination, none at a CP");
     world.stop();
     assert_eq!(world.snapshot(DESTINATION).copied, [client, 0, 0, 0]);
 }
@@ -102,10 +87,7 @@ fn full_mode_sends_every_block_again() {
     let done = world.cp();
     assert!(done.link_bytes >= 4096 * 700, "{} bytes", done.link_bytes);
     assert_eq!(done.counters.blocks, 700);
-    assert_eq!(
-        done.counters.refused, 0,
-        "nothing was refused, it was not asked"
-    );
+    assert_eq!(done.counters.refused, 0, "nothing was refused, it was not asked");
     let there = world.snapshot(DESTINATION);
     assert_eq!(there.copied, [client, client, 0, 0]);
     world.stop();
@@ -119,11 +101,7 @@ fn a_full_log_makes_writes_wait_and_counts_it() {
     config.disk.delay = (200_000, 900_000);
     let mut world = World::new(config);
     world.connect();
-    let mut load = Load::new(LoadConfig {
-        commands: 120,
-        large: 800,
-        ..WRITES
-    });
+    let mut load = Load::new(LoadConfig { commands: 120, large: 800, ..WRITES });
     load.run(&mut world);
     let snapshot = world.snapshot(SOURCE);
     assert!(snapshot.full_waits > 10, "{} waits", snapshot.full_waits);
@@ -144,13 +122,7 @@ fn the_largest_zeroes_fit_the_smallest_segment() {
         let op = Op::Zeroes { deallocate: false };
         let done = world.command(
             1,
-            Request {
-                nsid: 1,
-                slba: first,
-                blocks: sectors as u32,
-                lba_bytes: 512,
-                op,
-            },
+            Request { nsid: 1, slba: first, blocks: sectors as u32, lba_bytes: 512, op },
         );
         assert!(done.status.is_success(), "{}", done.status);
         world.model.end_write(number);

@@ -23,11 +23,7 @@ pub struct DiskFaults {
 }
 
 impl DiskFaults {
-    pub const FAST: DiskFaults = DiskFaults {
-        delay: (5_000, 30_000),
-        busy: 0,
-        depth: 64,
-    };
+    pub const FAST: DiskFaults = DiskFaults { delay: (5_000, 30_000), busy: 0, depth: 64 };
 }
 
 struct Cached {
@@ -70,11 +66,7 @@ pub struct Files {
 impl Files {
     /// Files with these contents, all durable.
     pub fn new(random: Random, faults: DiskFaults, contents: Vec<Vec<u8>>) -> Rc<RefCell<Files>> {
-        let file = |bytes: Vec<u8>| File {
-            durable: bytes.clone(),
-            live: bytes,
-            cache: Vec::new(),
-        };
+        let file = |bytes: Vec<u8>| File { durable: bytes.clone(), live: bytes, cache: Vec::new() };
         Rc::new(RefCell::new(Files {
             random,
             now: Nanos::ZERO,
@@ -137,13 +129,7 @@ impl Files {
             DiskOp::Flush { .. } => {}
         }
         let done_at = self.now.get() + self.random.between(self.faults.delay);
-        self.flying.push(Flying {
-            token,
-            op,
-            done_at,
-            covers: self.written,
-            bytes,
-        });
+        self.flying.push(Flying { token, op, done_at, covers: self.written, bytes });
         Ok(())
     }
 
@@ -156,11 +142,7 @@ impl Files {
         let number = self.written;
         let file = self.file(file);
         file.live[at as usize..][..bytes.len()].copy_from_slice(&bytes);
-        file.cache.push(Cached {
-            number,
-            at: at as usize,
-            bytes,
-        });
+        file.cache.push(Cached { number, at: at as usize, bytes });
     }
 
     fn complete(&mut self, arena: &Arena) -> Option<(u64, Result<(), DiskError>)> {
@@ -168,13 +150,7 @@ impl Files {
         let at = (0..self.flying.len())
             .filter(|at| self.flying[*at].done_at <= now)
             .min_by_key(|at| self.flying[*at].done_at)?;
-        let Flying {
-            token,
-            op,
-            covers,
-            bytes,
-            ..
-        } = self.flying.swap_remove(at);
+        let Flying { token, op, covers, bytes, .. } = self.flying.swap_remove(at);
         if let Some(code) = self.fail.as_mut().and_then(|fail| fail(&op)) {
             return Some((token, Err(DiskError(code))));
         }

@@ -110,17 +110,9 @@ impl Queue {
             next_cid: 0,
             withheld: Vec::new(),
         };
-        let digest = if config.header_digest {
-            dgst::HEADER
-        } else {
-            0
-        } | if config.data_digest { dgst::DATA } else { 0 };
-        let asked = IcReq {
-            pfv: 0,
-            hpda: 0,
-            dgst: digest,
-            maxr2t: 0,
-        };
+        let digest = if config.header_digest { dgst::HEADER } else { 0 }
+            | if config.data_digest { dgst::DATA } else { 0 };
+        let asked = IcReq { pfv: 0, hpda: 0, dgst: digest, maxr2t: 0 };
         queue.send(PduKind::IcReq, 0, |out| asked.emit(out), &[]);
         queue
     }
@@ -163,14 +155,8 @@ impl Queue {
             | if header_digest { pdu_flag::HDGST } else { 0 }
             | if data_digest { pdu_flag::DDGST } else { 0 };
         let pdo = if data.is_empty() { 0 } else { header as u8 };
-        CommonHeader {
-            kind: kind as u8,
-            flags,
-            hlen: bare as u8,
-            pdo,
-            plen: plen as u32,
-        }
-        .emit(&mut out);
+        CommonHeader { kind: kind as u8, flags, hlen: bare as u8, pdo, plen: plen as u32 }
+            .emit(&mut out);
         if header_digest {
             let sum = crc32c(&out[..bare]);
             out[bare..].copy_from_slice(&sum.to_le_bytes());
@@ -189,12 +175,7 @@ impl Queue {
 
     fn capsule(&mut self, sqe: &Sqe, data: &[u8], outstanding: Outstanding) {
         self.outstanding.insert(sqe.cid, outstanding);
-        self.send(
-            PduKind::CapsuleCmd,
-            0,
-            |out| sqe.emit(&mut out[COMMON_BYTES..]),
-            data,
-        );
+        self.send(PduKind::CapsuleCmd, 0, |out| sqe.emit(&mut out[COMMON_BYTES..]), data);
     }
 
     fn cid(&mut self) -> u16 {
@@ -210,25 +191,10 @@ impl Queue {
     pub fn submit(&mut self, tag: u64, request: Request) {
         assert!(self.has_room(), "more commands than the queue takes");
         let cid = self.cid();
-        let Request {
-            nsid,
-            slba,
-            blocks,
-            lba_bytes,
-            op,
-        } = request;
-        let io = Io {
-            slba,
-            blocks,
-            fua: tag.is_multiple_of(7),
-        };
+        let Request { nsid, slba, blocks, lba_bytes, op } = request;
+        let io = Io { slba, blocks, fua: tag.is_multiple_of(7) };
         let bytes = blocks * lba_bytes;
-        let mut outstanding = Outstanding {
-            tag,
-            out: Vec::new(),
-            data: Vec::new(),
-            got: 0,
-        };
+        let mut outstanding = Outstanding { tag, out: Vec::new(), data: Vec::new(), got: 0 };
         match op {
             Op::Write { data, in_capsule } => {
                 let mut sqe = io.emit(opcode::WRITE, cid, nsid);
@@ -252,19 +218,10 @@ impl Queue {
             }
             Op::Deallocate(ranges) => {
                 let count = ranges.len() as u16;
-                let sqe = Deallocate {
-                    ranges: count,
-                    deallocate: true,
-                }
-                .emit(cid, nsid);
+                let sqe = Deallocate { ranges: count, deallocate: true }.emit(cid, nsid);
                 let mut list = vec![0; ranges.len() * DsmRange::BYTES];
                 for (line, (slba, blocks)) in list.chunks_mut(DsmRange::BYTES).zip(ranges) {
-                    DsmRange {
-                        attributes: 0,
-                        blocks,
-                        slba,
-                    }
-                    .emit(line);
+                    DsmRange { attributes: 0, blocks, slba }.emit(line);
                 }
                 self.capsule(&sqe, &list, outstanding);
             }
@@ -283,10 +240,7 @@ impl Queue {
         }
         self.withheld.clear();
         sockets.close(self.at);
-        std::mem::take(&mut self.outstanding)
-            .into_values()
-            .map(|command| command.tag)
-            .collect()
+        std::mem::take(&mut self.outstanding).into_values().map(|command| command.tag).collect()
     }
 
     /// Takes what has come; gives what has ended. True if anything moved.
@@ -299,10 +253,7 @@ impl Queue {
         while self.rx.len() >= COMMON_BYTES {
             let common = CommonHeader::parse(&self.rx).expect("eight bytes");
             let plen = common.plen as usize;
-            assert!(
-                plen >= usize::from(common.hlen),
-                "a PDU shorter than its header"
-            );
+            assert!(plen >= usize::from(common.hlen), "a PDU shorter than its header");
             if self.rx.len() < plen {
                 break;
             }
@@ -328,11 +279,7 @@ impl Queue {
     fn take(&mut self, now: Nanos, common: &CommonHeader, pdu: &[u8], done: &mut Vec<Done>) {
         let digests = if common.flags & pdu_flag::HDGST != 0 {
             let bare = usize::from(common.hlen);
-            assert_eq!(
-                pdu[bare..bare + 4],
-                crc32c(&pdu[..bare]).to_le_bytes(),
-                "header digest"
-            );
+            assert_eq!(pdu[bare..bare + 4], crc32c(&pdu[..bare]).to_le_bytes(), "header digest");
             4
         } else {
             0
@@ -353,16 +300,10 @@ impl Queue {
                 assert_eq!(at, usize::from(common.hlen) + digests);
                 let bytes = &pdu[at..at + part.datal as usize];
                 if common.flags & pdu_flag::DDGST != 0 {
-                    assert_eq!(
-                        pdu[at + bytes.len()..],
-                        crc32c(bytes).to_le_bytes(),
-                        "data digest"
-                    );
+                    assert_eq!(pdu[at + bytes.len()..], crc32c(bytes).to_le_bytes(), "data digest");
                 }
-                let command = self
-                    .outstanding
-                    .get_mut(&part.cccid)
-                    .expect("data of a command under way");
+                let command =
+                    self.outstanding.get_mut(&part.cccid).expect("data of a command under way");
                 assert_eq!(command.got, part.datao as usize, "data comes in order");
                 command.data[part.datao as usize..][..bytes.len()].copy_from_slice(bytes);
                 command.got += bytes.len();
@@ -385,20 +326,12 @@ impl Queue {
             recfmt: 0,
             qid: config.qid,
             sqsize: config.depth,
-            cattr: if config.flow_control {
-                0
-            } else {
-                Connect::NO_FLOW_CONTROL
-            },
+            cattr: if config.flow_control { 0 } else { Connect::NO_FLOW_CONTROL },
             kato_ms: if config.qid == 0 { 600_000 } else { 0 },
         };
         let data = ConnectData {
             hostid: [7; 16],
-            cntlid: if config.qid == 0 {
-                ConnectData::CNTLID_ANY
-            } else {
-                config.cntlid
-            },
+            cntlid: if config.qid == 0 { ConnectData::CNTLID_ANY } else { config.cntlid },
             subnqn: put_nqn(NQN).expect("a name"),
             hostnqn: put_nqn(HOST).expect("a name"),
         };
@@ -409,20 +342,13 @@ impl Queue {
         self.capsule(
             &request.emit(cid),
             &bytes,
-            Outstanding {
-                tag: 0,
-                out: Vec::new(),
-                data: Vec::new(),
-                got: 0,
-            },
+            Outstanding { tag: 0, out: Vec::new(), data: Vec::new(), got: 0 },
         );
     }
 
     fn ended(&mut self, cqe: &Cqe, done: &mut Vec<Done>) {
-        let command = self
-            .outstanding
-            .remove(&cqe.cid)
-            .expect("a completion of a command under way");
+        let command =
+            self.outstanding.remove(&cqe.cid).expect("a completion of a command under way");
         match self.state {
             State::AwaitsConnect => {
                 assert!(cqe.status.is_success(), "connect: {}", cqe.status);
@@ -438,12 +364,7 @@ impl Queue {
                     self.capsule(
                         &enable.emit(cid),
                         &[],
-                        Outstanding {
-                            tag: 0,
-                            out: Vec::new(),
-                            data: Vec::new(),
-                            got: 0,
-                        },
+                        Outstanding { tag: 0, out: Vec::new(), data: Vec::new(), got: 0 },
                     );
                 } else {
                     self.state = State::Ready;
@@ -455,17 +376,9 @@ impl Queue {
             }
             State::Ready => {
                 if cqe.status.is_success() {
-                    assert_eq!(
-                        command.got,
-                        command.data.len(),
-                        "a read ended before its data"
-                    );
+                    assert_eq!(command.got, command.data.len(), "a read ended before its data");
                 }
-                done.push(Done {
-                    tag: command.tag,
-                    status: cqe.status,
-                    data: command.data,
-                });
+                done.push(Done { tag: command.tag, status: cqe.status, data: command.data });
             }
             State::AwaitsIcResp | State::Dead => panic!("a completion before any command"),
         }
@@ -474,10 +387,7 @@ impl Queue {
     fn asked(&mut self, now: Nanos, r2t: &R2t) {
         let command = &self.outstanding[&r2t.cccid];
         let (from, to) = (r2t.r2to as usize, (r2t.r2to + r2t.r2tl) as usize);
-        assert!(
-            to <= command.out.len(),
-            "an R2T asks for more than there is"
-        );
+        assert!(to <= command.out.len(), "an R2T asks for more than there is");
         let data = command.out[from..to].to_vec();
         let mut bytes = Vec::new();
         let mut at = 0;
@@ -507,8 +417,7 @@ impl Queue {
         }
         if self.random.chance(self.config.withhold) {
             // It may send a part before it stops; the rest is sent as a whole, so that PDUs stay whole.
-            self.withheld
-                .push((now.get() + self.config.withheld, bytes));
+            self.withheld.push((now.get() + self.config.withheld, bytes));
         } else {
             self.sockets.borrow_mut().write(self.at, &bytes);
         }

@@ -123,11 +123,7 @@ impl Load {
         let length = length.max(unit).min(longest) / unit * unit;
         let area = self.config.sectors.min(sectors);
         let first = random.below(area) / unit * unit;
-        let first = if random.chance(400) {
-            first / 8 * 8
-        } else {
-            first
-        };
+        let first = if random.chance(400) { first / 8 * 8 } else { first };
         (first.min(sectors - length), length)
     }
 
@@ -150,11 +146,7 @@ impl Load {
         };
         let kind = world.random.below(1000) as u32;
         let (request, under) = if kind < config.reads {
-            let longest = if world.random.chance(300) {
-                TRANSFER
-            } else {
-                128
-            };
+            let longest = if world.random.chance(300) { TRANSFER } else { 128 };
             let (first, length) = self.place(world, volume, longest);
             (
                 request(first, length, Op::Read),
@@ -169,27 +161,17 @@ impl Load {
                     writes.push(world.model.begin_write(volume, first, length, true).0);
                     ranges.push((first / unit, (length / unit) as u32));
                 }
-                (
-                    request(0, unit, Op::Deallocate(ranges)),
-                    Under::Writes(writes),
-                )
+                (request(0, unit, Op::Deallocate(ranges)), Under::Writes(writes))
             } else {
                 let (first, length) = self.place(world, volume, TRANSFER);
                 let (write, _) = world.model.begin_write(volume, first, length, true);
                 let deallocate = world.random.chance(500);
-                (
-                    request(first, length, Op::Zeroes { deallocate }),
-                    Under::Writes(vec![write]),
-                )
+                (request(first, length, Op::Zeroes { deallocate }), Under::Writes(vec![write]))
             }
         } else if kind < config.reads + config.zeroes + config.flushes {
             (request(0, unit, Op::Flush), Under::Nothing)
         } else {
-            let longest = if world.random.chance(config.large) {
-                TRANSFER
-            } else {
-                256
-            };
+            let longest = if world.random.chance(config.large) { TRANSFER } else { 256 };
             let (mut first, mut length) = self.place(world, volume, longest);
             if world.random.chance(config.large / 4) {
                 length = TRANSFER;
@@ -198,10 +180,7 @@ impl Load {
             let (write, data) = world.model.begin_write(volume, first, length, false);
             self.bytes_written += data.len() as u64;
             let in_capsule = data.len() <= 16 << 10 && world.random.chance(600);
-            (
-                request(first, length, Op::Write { data, in_capsule }),
-                Under::Writes(vec![write]),
-            )
+            (request(first, length, Op::Write { data, in_capsule }), Under::Writes(vec![write]))
         };
         self.next += 1;
         self.under.insert(self.next, under);

@@ -148,10 +148,7 @@ impl WorldConfig {
         let mut log = vec![0; self.layout(role).log.device_bytes() as usize];
         let first = self.node(0).superblock(role);
         first.emit(&mut log[first.device_at() as usize..][..SUPERBLOCK_BYTES]);
-        let volumes = self
-            .volumes
-            .iter()
-            .map(|(sectors, _)| vec![0; *sectors as usize * 512]);
+        let volumes = self.volumes.iter().map(|(sectors, _)| vec![0; *sectors as usize * 512]);
         std::iter::once(log).chain(volumes).collect()
     }
 }
@@ -223,10 +220,7 @@ impl World {
         }
     }
     fn disk(&self, side: usize) -> MemDisk {
-        MemDisk {
-            files: self.files[side].clone(),
-            arena: self.arenas[side].clone(),
-        }
+        MemDisk { files: self.files[side].clone(), arena: self.arenas[side].clone() }
     }
 
     /// Starts a source over what its disk holds.
@@ -239,10 +233,8 @@ impl World {
             stop_wait: Nanos::from_millis(60_000),
         };
         let found = superblock(self.files[SOURCE].borrow().durable(0));
-        let streams = MemStreams {
-            sockets: self.sockets.clone(),
-            arena: self.arenas[SOURCE].clone(),
-        };
+        let streams =
+            MemStreams { sockets: self.sockets.clone(), arena: self.arenas[SOURCE].clone() };
         let drivers = (self.port(SOURCE), self.disk(SOURCE), streams);
         self.source = Some(Source::new(
             config,
@@ -362,18 +354,12 @@ impl World {
         for qid in 1..=self.config.queues {
             self.open_queue(qid);
         }
-        self.run_until("the I/O queues", |world| {
-            world.queues.iter().all(Queue::is_ready)
-        });
+        self.run_until("the I/O queues", |world| world.queues.iter().all(Queue::is_ready));
     }
 
     /// Opens one more I/O queue.
     pub fn open_queue(&mut self, qid: u16) {
-        let config = QueueConfig {
-            qid,
-            cntlid: self.queues[0].cntlid(),
-            ..self.config.queue
-        };
+        let config = QueueConfig { qid, cntlid: self.queues[0].cntlid(), ..self.config.queue };
         let queue = Queue::open(&self.sockets, config, self.random.fork());
         match self.queues.get_mut(usize::from(qid)) {
             Some(place) => *place = queue,
@@ -387,10 +373,7 @@ impl World {
         for _ in 0..400_000 {
             let mut ended = self.step();
             if let Some((_, done)) = ended.pop() {
-                assert!(
-                    done.tag == u64::MAX && ended.is_empty(),
-                    "another command ends"
-                );
+                assert!(done.tag == u64::MAX && ended.is_empty(), "another command ends");
                 return done;
             }
         }
@@ -399,30 +382,16 @@ impl World {
 
     fn ask(&mut self, side: usize, kind: CommandKind) -> crossbeam::channel::Receiver<Reply> {
         let (sender, receiver) = crossbeam::channel::bounded(1);
-        let command = Command {
-            kind,
-            reply: sender,
-        };
+        let command = Command { kind, reply: sender };
         match side {
-            SOURCE => self
-                .source
-                .as_mut()
-                .expect("a source runs")
-                .command(self.now, command),
-            _ => self
-                .destination
-                .as_mut()
-                .expect("a destination runs")
-                .command(self.now, command),
+            SOURCE => self.source.as_mut().expect("a source runs").command(self.now, command),
+            _ => self.destination.as_mut().expect("a destination runs").command(self.now, command),
         }
         receiver
     }
 
     pub fn snapshot(&mut self, side: usize) -> Snapshot {
-        match self
-            .ask(side, CommandKind::Snapshot(Box::new(Snapshot::with_room())))
-            .try_recv()
-        {
+        match self.ask(side, CommandKind::Snapshot(Box::new(Snapshot::with_room()))).try_recv() {
             Ok(Reply::Snapshot(snapshot)) => *snapshot,
             other => panic!("asked for a snapshot, got {other:?}"),
         }
@@ -452,9 +421,7 @@ impl World {
     }
 
     pub fn wait_connected(&mut self) {
-        self.run_until("the peer", |world| {
-            world.snapshot(SOURCE).peer == PeerState::Connected
-        });
+        self.run_until("the peer", |world| world.snapshot(SOURCE).peer == PeerState::Connected);
     }
 
     /// Stops both in good order, the source first, and compares what they leave.
@@ -462,31 +429,16 @@ impl World {
         let now = self.now;
         self.source.as_mut().expect("a source runs").begin_stop(now);
         self.run_until("the source to stop", |world| {
-            world
-                .source
-                .as_ref()
-                .is_some_and(|source| source.stopped().is_some())
+            world.source.as_ref().is_some_and(|source| source.stopped().is_some())
         });
-        assert_eq!(
-            self.source.as_ref().and_then(Shard::stopped),
-            Some(Stop::Clean)
-        );
+        assert_eq!(self.source.as_ref().and_then(Shard::stopped), Some(Stop::Clean));
         let chain = self.snapshot(SOURCE).chain;
         let now = self.now;
-        self.destination
-            .as_mut()
-            .expect("a destination runs")
-            .begin_stop(now);
+        self.destination.as_mut().expect("a destination runs").begin_stop(now);
         self.run_until("the destination to stop", |world| {
-            world
-                .destination
-                .as_ref()
-                .is_some_and(|destination| destination.stopped().is_some())
+            world.destination.as_ref().is_some_and(|destination| destination.stopped().is_some())
         });
-        assert_eq!(
-            self.destination.as_ref().and_then(Shard::stopped),
-            Some(Stop::Clean)
-        );
+        assert_eq!(self.destination.as_ref().and_then(Shard::stopped), Some(Stop::Clean));
         assert_eq!(self.snapshot(DESTINATION).chain, chain);
         let (one, two) = (
             superblock(self.files[0].borrow().durable(0)),
@@ -503,11 +455,7 @@ impl World {
             self.model.check_volume(volume, &bytes);
         }
         for files in &self.files {
-            assert_eq!(
-                files.borrow().next_completion(),
-                None,
-                "nothing is under way after a stop"
-            );
+            assert_eq!(files.borrow().next_completion(), None, "nothing is under way after a stop");
         }
     }
 
@@ -527,10 +475,7 @@ impl World {
     pub fn tell(&mut self) -> String {
         let seed = self.config.seed;
         let outstanding: Vec<usize> = self.queues.iter().map(Queue::outstanding).collect();
-        let mut told = format!(
-            "seed {seed} at {:?}, outstanding {outstanding:?}\n",
-            self.now
-        );
+        let mut told = format!("seed {seed} at {:?}, outstanding {outstanding:?}\n", self.now);
         for side in [SOURCE, DESTINATION] {
             if [self.source.is_some(), self.destination.is_some()][side] {
                 let s = self.snapshot(side);

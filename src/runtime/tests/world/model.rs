@@ -61,24 +61,10 @@ fn pattern(write: Write, volume: usize, sector: u64) -> [u8; SECTOR] {
 impl Model {
     /// Volumes of so many sectors, all zero.
     pub fn new(volumes: &[u64]) -> Model {
-        let start = Candidate {
-            write: 0,
-            zeroes: true,
-            effective: 0,
-            gone: NEVER,
-        };
-        let nothing = Line {
-            volume: 0,
-            first: 0,
-            sectors: 0,
-            zeroes: true,
-            began: 0,
-        };
+        let start = Candidate { write: 0, zeroes: true, effective: 0, gone: NEVER };
+        let nothing = Line { volume: 0, first: 0, sectors: 0, zeroes: true, began: 0 };
         Model {
-            volumes: volumes
-                .iter()
-                .map(|sectors| vec![vec![start]; *sectors as usize])
-                .collect(),
+            volumes: volumes.iter().map(|sectors| vec![vec![start]; *sectors as usize]).collect(),
             writes: vec![nothing],
             now: 0,
             reading: BTreeSet::new(),
@@ -96,19 +82,8 @@ impl Model {
         self.now += 1;
         let began = self.now;
         let write = self.writes.len() as Write;
-        self.writes.push(Line {
-            volume,
-            first,
-            sectors,
-            zeroes,
-            began,
-        });
-        let candidate = Candidate {
-            write,
-            zeroes,
-            effective: NEVER,
-            gone: NEVER,
-        };
+        self.writes.push(Line { volume, first, sectors, zeroes, began });
+        let candidate = Candidate { write, zeroes, effective: NEVER, gone: NEVER };
         let mut bytes = Vec::new();
         for sector in first..first + sectors {
             self.volumes[volume][sector as usize].push(candidate);
@@ -124,13 +99,7 @@ impl Model {
         self.now += 1;
         let now = self.now;
         let oldest = self.reading.first().copied().unwrap_or(NEVER);
-        let Line {
-            volume,
-            first,
-            sectors,
-            began,
-            ..
-        } = self.writes[write as usize];
+        let Line { volume, first, sectors, began, .. } = self.writes[write as usize];
         for sector in first..first + sectors {
             let candidates = &mut self.volumes[volume][sector as usize];
             for candidate in candidates.iter_mut() {
@@ -147,12 +116,7 @@ impl Model {
     pub fn begin_read(&mut self, volume: usize, first: u64, sectors: u64) -> Reading {
         self.now += 1;
         self.reading.insert(self.now);
-        Reading {
-            volume,
-            first,
-            sectors,
-            began: self.now,
-        }
+        Reading { volume, first, sectors, began: self.now }
     }
 
     /// A read that nobody answers.
@@ -269,10 +233,7 @@ impl Model {
         for first in (0..all).step_by(256) {
             let sectors = 256.min(all - first);
             let reading = self.begin_read(volume, first, sectors);
-            self.end_read(
-                &reading,
-                &bytes[first as usize * SECTOR..][..sectors as usize * SECTOR],
-            );
+            self.end_read(&reading, &bytes[first as usize * SECTOR..][..sectors as usize * SECTOR]);
         }
     }
 
@@ -311,18 +272,12 @@ mod tests {
         let reading = model.begin_read(0, 0, 16);
         model.end_read(&reading, &first);
         let reading = model.begin_read(0, 0, 16);
-        assert!(
-            panics(|| model.end_read(&reading, &vec![0; 16 * 512])),
-            "it was read before"
-        );
+        assert!(panics(|| model.end_read(&reading, &vec![0; 16 * 512])), "it was read before");
         model.end_write(one);
         let (two, second) = model.begin_write(0, 8, 8, false);
         model.end_write(two);
         let reading = model.begin_read(0, 0, 16);
-        assert!(
-            panics(|| model.end_read(&reading, &first)),
-            "it was overwritten"
-        );
+        assert!(panics(|| model.end_read(&reading, &first)), "it was overwritten");
         let mut both = first.clone();
         both[8 * 512..].copy_from_slice(&second);
         let reading = model.begin_read(0, 0, 16);

@@ -94,22 +94,15 @@ impl Net {
 
     /// When the next frame arrives anywhere.
     pub fn next_arrival(&self) -> Option<u64> {
-        self.arriving
-            .iter()
-            .filter_map(|side| side.keys().next().map(|key| key.0))
-            .min()
+        self.arriving.iter().filter_map(|side| side.keys().next().map(|key| key.0)).min()
     }
 
     fn send(&mut self, side: usize, class: Class, sent: Sent) -> Result<(), PortBusy> {
         if self.random.chance(self.faults.busy) {
             return Err(PortBusy);
         }
-        let bytes = sent.head.len()
-            + sent
-                .spans
-                .iter()
-                .map(|span| span.len as usize)
-                .sum::<usize>();
+        let bytes =
+            sent.head.len() + sent.spans.iter().map(|span| span.len as usize).sum::<usize>();
         let counters = &mut self.counters[side];
         counters.tx_frames += 1;
         counters.tx_bytes[class as usize] += (bytes + OVERHEAD) as u64;
@@ -123,12 +116,8 @@ impl Net {
                 sent.flip = Some(self.random.next());
             }
             if !self.random.chance(self.faults.late_read) {
-                sent = Sent {
-                    head: sent.bytes(),
-                    spans: Vec::new(),
-                    flip: None,
-                    arena: sent.arena,
-                };
+                sent =
+                    Sent { head: sent.bytes(), spans: Vec::new(), flip: None, arena: sent.arena };
             }
             let mut at = self.now.get() + self.random.between(self.faults.delay);
             if self.random.chance(self.faults.reorder) {
@@ -175,10 +164,7 @@ impl Port for MemPort {
     }
     fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
         let bytes = head.len() + spans.iter().map(|span| span.len as usize).sum::<usize>();
-        assert!(
-            bytes <= self.datagram_bytes_max(),
-            "a datagram of {bytes} bytes does not fit"
-        );
+        assert!(bytes <= self.datagram_bytes_max(), "a datagram of {bytes} bytes does not fit");
         guard::world(|| {
             let sent = Sent {
                 head: head.to_vec(),

@@ -42,27 +42,14 @@ pub struct Sockets {
 
 impl Sockets {
     pub fn new(random: Random, pieces: u64) -> Rc<RefCell<Sockets>> {
-        Rc::new(RefCell::new(Sockets {
-            random,
-            sockets: Vec::new(),
-            pieces,
-            open_to_target: 0,
-        }))
+        Rc::new(RefCell::new(Sockets { random, sockets: Vec::new(), pieces, open_to_target: 0 }))
     }
 
     /// A host connects.
     pub fn connect(&mut self) -> usize {
-        let fresh = Socket {
-            host_open: true,
-            target_open: true,
-            ..Socket::default()
-        };
+        let fresh = Socket { host_open: true, target_open: true, ..Socket::default() };
         self.open_to_target += 1;
-        match self
-            .sockets
-            .iter()
-            .position(|socket| !socket.host_open && !socket.target_open)
-        {
+        match self.sockets.iter().position(|socket| !socket.host_open && !socket.target_open) {
             Some(at) => {
                 self.sockets[at] = fresh;
                 at
@@ -116,15 +103,8 @@ impl Sockets {
                 }
                 continue;
             }
-            let most = if self.pieces == 0 {
-                u64::MAX
-            } else {
-                1 + self.random.below(self.pieces)
-            };
-            let count = socket
-                .coming
-                .len()
-                .min(usize::try_from(most).unwrap_or(usize::MAX));
+            let most = if self.pieces == 0 { u64::MAX } else { 1 + self.random.below(self.pieces) };
+            let count = socket.coming.len().min(usize::try_from(most).unwrap_or(usize::MAX));
             socket.here.extend(socket.coming.drain(..count));
             // The end may come with the last bytes, under one event.
             socket.ended |= socket.coming.is_empty() && !socket.host_open;
@@ -144,11 +124,7 @@ impl Sockets {
         let socket = &mut self.sockets[usize::from(id.0)];
         assert!(socket.target_open, "a closed stream is read");
         if socket.here.is_empty() {
-            return Err(if socket.ended {
-                StreamStop::Closed
-            } else {
-                StreamStop::WouldBlock
-            });
+            return Err(if socket.ended { StreamStop::Closed } else { StreamStop::WouldBlock });
         }
         let span = payload.unwrap_or_default();
         let first = socket.here.len().min(span.len as usize);
@@ -167,9 +143,7 @@ impl Sockets {
         arena: &Arena,
         pieces: &[Piece<'_>],
     ) -> Result<usize, StreamStop> {
-        let Self {
-            sockets, random, ..
-        } = self;
+        let Self { sockets, random, .. } = self;
         let socket = &mut sockets[usize::from(id.0)];
         assert!(socket.target_open, "a closed stream is written");
         if socket.ended {
@@ -239,11 +213,7 @@ impl Streams for MemStreams {
         payload: Option<Span>,
         head: &mut [u8],
     ) -> Result<usize, StreamStop> {
-        guard::world(|| {
-            self.sockets
-                .borrow_mut()
-                .receive(id, &self.arena, payload, head)
-        })
+        guard::world(|| self.sockets.borrow_mut().receive(id, &self.arena, payload, head))
     }
     fn send(&mut self, id: StreamId, pieces: &[Piece<'_>]) -> Result<usize, StreamStop> {
         guard::world(|| self.sockets.borrow_mut().send(id, &self.arena, pieces))
