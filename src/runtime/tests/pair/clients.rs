@@ -209,7 +209,7 @@ fn large_writes_whose_data_is_owed_wait_for_memory_and_none_fails() {
     config.segments = 3;
     config.aside_blocks = 514;
     config.queue.withhold = 1000;
-    config.queue.withheld = 1_000_000_000;
+    config.queue.withheld = 500_000_000;
     let mut world = World::new(config);
     world.connect();
     world.wait_connected();
@@ -241,7 +241,7 @@ fn small_writes_whose_data_is_owed_end_with_a_retry_only_when_memory_is_used_up(
         config.queues = 3;
         config.queue.depth = 60;
         config.queue.withhold = 1000;
-        config.queue.withheld = 3_000_000_000;
+        config.queue.withheld = 1_000_000_000;
         let mut world = World::new(config);
         world.connect();
         world.wait_connected();
