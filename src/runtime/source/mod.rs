@@ -105,6 +105,8 @@ struct Core<D> {
     /// Memory that late data is set aside in, and pages of large writes that may still come to need it.
     aside_pool: RunPool,
     large_pages: u32,
+    /// Pages of small writes that were set aside.
+    small_pages: u32,
     waiting_large: VecDeque<u32>,
     in_capsule_bytes: u64,
     scatters: Slots<Scatter>,
@@ -234,6 +236,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             read_pool: RunPool::new(layout.reads),
             aside_pool: RunPool::new(layout.staging),
             large_pages: 0,
+            small_pages: 0,
             waiting_large: VecDeque::with_capacity(writes_max),
             in_capsule_bytes: u64::from(limits.in_capsule_bytes),
             scatters: Slots::new(reads::SCATTERS_MAX, Scatter::EMPTY),

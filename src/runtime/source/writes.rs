@@ -7,7 +7,7 @@ use crate::snapshot::{COPIED_LATE, Stage};
 use ibid_driver::Disk;
 use ibid_engine::frontend::CommandId;
 use ibid_engine::log::{Completion, Placement, ReserveRefused};
-use ibid_units::{LogBlock, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_units::{BLOCK_BYTES, LogBlock, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
 use ibid_wire::disk::EntryKind;
 use ibid_wire::nvme_tcp::Status;
 use std::collections::VecDeque;
@@ -261,6 +261,9 @@ impl<D: Disk> Core<D> {
 
     pub(super) fn give_aside(&mut self, place: u32) {
         if let Some(run) = self.writes.get_mut(place).aside.take() {
+            if self.writes.get(place).large == 0 {
+                self.small_pages -= run.len / BLOCK_BYTES as u32;
+            }
             self.aside_pool.give(run);
         }
     }
@@ -408,9 +411,16 @@ impl<D: Disk> Core<D> {
             return;
         };
         if old.entry.pages > 0 {
-            let Some(run) = self.aside_pool.take(u32::from(old.entry.pages)) else {
+            let pages = u32::from(old.entry.pages);
+            let small = self.writes.get(place).large == 0;
+            // Small writes keep to their half: the other belongs to the large ones that were taken on because of it.
+            if small && self.small_pages + pages > self.layout.staging.blocks / 2 {
+                return;
+            }
+            let Some(run) = self.aside_pool.take(pages) else {
                 return;
             };
+            self.small_pages += if small { pages } else { 0 };
             let from = self.payload(&old);
             self.arena.copy_within(from, aside_payload(run, &old).at);
             self.copied[COPIED_LATE] += u64::from(from.len);
