@@ -6,7 +6,7 @@
 //! and takes it back at the drop. The count is remembered in the process only: after `kill -9` the kernel frees the pages
 //! into the pool, whose size stays raised. The next start finds them free and so adds none; nothing accumulates, and
 //! `hugepages/reserve.sh --release` returns them to the system. Two nodes that start together take turns by a lock on
-//! the pool's `nr_hugepages` file, held from reading the counts until the pages are taken.
+//! `/proc/sys/vm/nr_hugepages`, held from reading the counts until the pages are taken.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -21,6 +21,8 @@ pub(crate) const PAGE_BYTES_HUGE: usize = 2 << 20;
 const PAGE_BYTES_BASE: usize = 4096;
 /// What is left to the rest of the machine when memory is taken; the OOM killer would otherwise choose for us.
 const LEFT_BYTES_MIN: usize = 256 << 20;
+/// How often it is looked whether pages have come back to the pool, 10 ms apart.
+const RETURN_TRIES_MAX: u32 = 50;
 /// How often the pool's lock is tried, 10 ms apart; another node holds it while the kernel clears its pages.
 const LOCK_TRIES_MAX: u32 = 1000;
 
@@ -185,7 +187,7 @@ impl Memory {
     }
 
     fn take_huge(len: usize) -> Result<Memory, HugeRefused> {
-        let pool = HugePool::lock(Path::new(POOL))?;
+        let pool = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))?;
         let needed = len / PAGE_BYTES_HUGE;
         let pages_added = pool.grow(needed)?;
         let flags = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB | libc::MAP_POPULATE;
@@ -235,9 +237,9 @@ impl Drop for Memory {
     fn drop(&mut self) {
         unmap(self.base, self.len);
         if self.pages_added > 0
-            && let Ok(pool) = HugePool::lock(Path::new(POOL))
+            && let Ok(pool) = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))
         {
-            pool.shrink(self.pages_added);
+            pool.shrink_soon(self.pages_added);
         }
     }
 }
@@ -291,7 +293,7 @@ pub struct HugeReserve {
 impl HugeReserve {
     /// Makes sure that `bytes` of 2 MiB pages are free.
     pub fn new(bytes: usize) -> Result<HugeReserve, HugeRefused> {
-        let pool = HugePool::lock(Path::new(POOL))?;
+        let pool = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))?;
         let added = pool.grow(bytes.div_ceil(PAGE_BYTES_HUGE))?;
         Ok(HugeReserve { pool: Some(pool), added })
     }
@@ -306,13 +308,16 @@ impl Drop for HugeReserve {
     fn drop(&mut self) {
         self.pool = None;
         if self.added > 0
-            && let Ok(pool) = HugePool::lock(Path::new(POOL))
+            && let Ok(pool) = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))
         {
-            pool.shrink(self.added);
+            pool.shrink_later(self.added);
         }
     }
 }
 
+/// What is locked while the pool is looked at and changed. Not the file in sysfs: every network namespace has a sysfs of its own,
+/// and a lock taken in one is not seen in the other.
+const POOL_LOCK: &str = "/proc/sys/vm/nr_hugepages";
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// The kernel's pool of 2 MiB pages, while nobody else of ours changes it.
@@ -323,8 +328,8 @@ struct HugePool {
 }
 
 impl HugePool {
-    fn lock(folder: &Path) -> Result<HugePool, HugeRefused> {
-        let file = File::open(folder.join("nr_hugepages")).map_err(|_| HugeRefused::NoPool)?;
+    fn lock(folder: &Path, lock: &Path) -> Result<HugePool, HugeRefused> {
+        let file = File::open(lock).map_err(|_| HugeRefused::NoPool)?;
         for _ in 0..LOCK_TRIES_MAX {
             // SAFETY: `flock` takes a descriptor that is open, as `file` is.
             if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
@@ -357,6 +362,26 @@ impl HugePool {
             return Err(HugeRefused::NotGathered { needed, gathered });
         }
         Ok(added)
+    }
+
+    /// Like [`HugePool::shrink`], once the pages have come back: a device or a ring that was closed just now may let go of them a
+    /// little later. Pages that others have taken meanwhile are not waited for longer than that.
+    fn shrink_soon(&self, pages: usize) {
+        for _ in 0..RETURN_TRIES_MAX {
+            if self.free_count().is_none_or(|free| free >= pages) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.shrink(pages);
+    }
+
+    /// Takes `pages` out of the pool even if they are still in use: those become surplus pages, which the kernel takes back
+    /// when they are let go. For DPDK, which keeps its pages until the process ends.
+    fn shrink_later(&self, pages: usize) {
+        let total = self.count("nr_hugepages").unwrap_or(0);
+        let surplus = self.count("surplus_hugepages").unwrap_or(0);
+        self.set_total(total.saturating_sub(surplus).saturating_sub(pages));
     }
 
     /// Takes up to `pages` out of the pool again, but none that someone else uses by now.
@@ -424,7 +449,7 @@ mod tests {
         fs::write(folder.path().join("nr_hugepages"), total.to_string()).unwrap();
         fs::write(folder.path().join("free_hugepages"), free.to_string()).unwrap();
         fs::write(folder.path().join("resv_hugepages"), reserved.to_string()).unwrap();
-        let pool = HugePool::lock(folder.path()).unwrap();
+        let pool = HugePool::lock(folder.path(), &folder.path().join("nr_hugepages")).unwrap();
         (folder, pool)
     }
 
@@ -443,6 +468,14 @@ mod tests {
         assert_eq!(pool.grow(10), Err(HugeRefused::NotGathered { needed: 10, gathered: 2 }));
         // 12 + 8 were asked for; of those only the two that count as free are taken back.
         assert_eq!(pool.count("nr_hugepages"), Some(18));
+    }
+
+    #[test]
+    fn pages_in_use_are_given_back_when_their_user_lets_go() {
+        let (folder, pool) = pool(100, 0, 0);
+        fs::write(folder.path().join("surplus_hugepages"), "10\n").unwrap();
+        pool.shrink_later(30);
+        assert_eq!(pool.count("nr_hugepages"), Some(60));
     }
 
     #[test]

@@ -392,6 +392,9 @@ impl Drop for UringDisk {
         loop {
             self.poll(&mut |_, _| ());
             if self.in_flight() == 0 {
+                // The kernel takes a closed ring apart later; until then it would keep the arena's pages from whoever gives
+                // them back to the pool next. There is nothing to unregister where registering was refused.
+                drop(self.ring.submitter().unregister_buffers());
                 return;
             }
             if waits == DRAIN_WAITS_MAX {
