@@ -21,8 +21,6 @@ pub(crate) const PAGE_BYTES_HUGE: usize = 2 << 20;
 const PAGE_BYTES_BASE: usize = 4096;
 /// What is left to the rest of the machine when memory is taken; the OOM killer would otherwise choose for us.
 const LEFT_BYTES_MIN: usize = 256 << 20;
-/// How often it is looked whether pages have come back to the pool, 10 ms apart.
-const RETURN_TRIES_MAX: u32 = 50;
 /// How often the pool's lock is tried, 10 ms apart; another node holds it while the kernel clears its pages.
 const LOCK_TRIES_MAX: u32 = 1000;
 
@@ -197,7 +195,7 @@ impl Memory {
                 Ok(Memory { base, len, page_size: PageSize::Huge2MiB, pages_added })
             }
             Err(errno) => {
-                pool.shrink(pages_added);
+                pool.give_back(pages_added);
                 Err(HugeRefused::Map(errno))
             }
         }
@@ -239,7 +237,7 @@ impl Drop for Memory {
         if self.pages_added > 0
             && let Ok(pool) = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))
         {
-            pool.shrink_soon(self.pages_added);
+            pool.give_back(self.pages_added);
         }
     }
 }
@@ -310,7 +308,7 @@ impl Drop for HugeReserve {
         if self.added > 0
             && let Ok(pool) = HugePool::lock(Path::new(POOL), Path::new(POOL_LOCK))
         {
-            pool.shrink_later(self.added);
+            pool.give_back(self.added);
         }
     }
 }
@@ -347,6 +345,7 @@ impl HugePool {
             return Ok(0);
         }
         let total = self.count("nr_hugepages").ok_or(HugeRefused::NoPool)?;
+        let before = self.persistent().unwrap_or(total);
         let missing = needed - free;
         if memory_available().is_some_and(|it| it < missing * PAGE_BYTES_HUGE + LEFT_BYTES_MIN) {
             return Err(HugeRefused::NotGathered { needed, gathered: free });
@@ -355,44 +354,27 @@ impl HugePool {
             return Err(HugeRefused::TooFew { needed, free });
         }
         // The kernel adds as many as it can find and reports success; so count again.
-        let added = self.count("nr_hugepages").unwrap_or(total).saturating_sub(total);
+        let added = self.persistent().unwrap_or(before).saturating_sub(before);
         let gathered = self.free_count().unwrap_or(free);
         if gathered < needed {
-            self.shrink(added);
+            self.give_back(added);
             return Err(HugeRefused::NotGathered { needed, gathered });
         }
         Ok(added)
     }
 
-    /// Like [`HugePool::shrink`], once the pages have come back: a device or a ring that was closed just now may let go of them a
-    /// little later. Pages that others have taken meanwhile are not waited for longer than that.
-    fn shrink_soon(&self, pages: usize) {
-        for _ in 0..RETURN_TRIES_MAX {
-            if self.free_count().is_none_or(|free| free >= pages) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self.shrink(pages);
+    /// Takes `pages` out of the pool again. Those still in use, by a ring that the kernel takes apart later, by DPDK until the
+    /// process ends, or by somebody who found them free, become surplus pages: they go when they are let go of.
+    fn give_back(&self, pages: usize) {
+        // A refusal leaves the pool larger than it was, which hurts nobody and is found by the next start.
+        self.set_total(self.persistent().unwrap_or(0).saturating_sub(pages));
     }
 
-    /// Takes `pages` out of the pool even if they are still in use: those become surplus pages, which the kernel takes back
-    /// when they are let go. For DPDK, which keeps its pages until the process ends.
-    fn shrink_later(&self, pages: usize) {
-        let total = self.count("nr_hugepages").unwrap_or(0);
+    /// What the pool is set to: its pages without those that it only waits to give back (surplus pages). What was added and what
+    /// is taken away is counted in these, so that pages on their way back come out right in the end.
+    fn persistent(&self) -> Option<usize> {
         let surplus = self.count("surplus_hugepages").unwrap_or(0);
-        self.set_total(total.saturating_sub(surplus).saturating_sub(pages));
-    }
-
-    /// Takes up to `pages` out of the pool again, but none that someone else uses by now.
-    fn shrink(&self, pages: usize) {
-        let free = self.free_count().unwrap_or(0);
-        let total = self.count("nr_hugepages").unwrap_or(0);
-        let fewer = pages.min(free).min(total);
-        if fewer > 0 {
-            // A refusal leaves the pool larger than it was, which hurts nobody and is found by the next start.
-            self.set_total(total - fewer);
-        }
+        Some(self.count("nr_hugepages")?.saturating_sub(surplus))
     }
 
     /// Pages that are neither in use nor promised to a mapping.
@@ -471,18 +453,11 @@ mod tests {
     }
 
     #[test]
-    fn pages_in_use_are_given_back_when_their_user_lets_go() {
+    fn what_was_added_is_given_back_beside_what_others_are_giving_back() {
         let (folder, pool) = pool(100, 0, 0);
         fs::write(folder.path().join("surplus_hugepages"), "10\n").unwrap();
-        pool.shrink_later(30);
+        pool.give_back(30);
         assert_eq!(pool.count("nr_hugepages"), Some(60));
-    }
-
-    #[test]
-    fn only_free_pages_are_given_back() {
-        let (_folder, pool) = pool(20, 5, 2);
-        pool.shrink(8);
-        assert_eq!(pool.count("nr_hugepages"), Some(17));
     }
 
     #[test]
