@@ -3,8 +3,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod mutant;
+
 use core::fmt;
 use core::ops::{Add, Sub};
+
+pub use mutant::Mutant;
 
 /// Bytes in a sector: the unit of every position in a volume, whatever its LBA format.
 pub const SECTOR_BYTES: u64 = 512;

@@ -9,7 +9,7 @@ use ibid_units::{BLOCK_BYTES, CpId, Epoch, LogBlock, Lsn, Sector, Sectors, Volum
 /// Bytes of a segment header that mean something; the rest of block 0 is zero.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
 /// Bytes before a batch's first entry.
-pub const BATCH_HEADER_BYTES: usize = 56;
+pub const BATCH_HEADER_BYTES: usize = 64;
 /// Bytes of an entry's descriptor, followed by four for each of its pages.
 pub const ENTRY_BYTES: usize = 24;
 /// Pages of the largest entry: 1 MiB that starts inside a block.
@@ -38,6 +38,7 @@ mod batch {
     pub(super) const INDEX: usize = 40;
     pub(super) const CRC: usize = 44;
     pub(super) const PREVIOUS: usize = 48;
+    pub(super) const COMMITTED: usize = 56;
 }
 
 mod entry {
@@ -169,6 +170,8 @@ pub struct BatchHeader {
     pub index: u32,
     /// Checksum of the batch before it in the segment, 0 for the first: a batch of an earlier lap shows.
     pub previous: u32,
+    /// The newest entry that was committed when the batch was closed: recovery's evidence of what was acknowledged.
+    pub committed: Lsn,
 }
 
 /// Fills a batch's block entry by entry.
@@ -195,6 +198,7 @@ impl<'a> BatchEmitter<'a> {
         put(out, batch::BLOCK, &header.block.get().to_le_bytes());
         put(out, batch::INDEX, &header.index.to_le_bytes());
         put(out, batch::PREVIOUS, &header.previous.to_le_bytes());
+        put(out, batch::COMMITTED, &header.committed.get().to_le_bytes());
         let bytes_max = bytes_max.min(out.len());
         Self { out, used: BATCH_HEADER_BYTES, entries: 0, bytes_max }
     }
@@ -273,6 +277,7 @@ impl<'a> Batch<'a> {
                 block: LogBlock::new(u32_at(bytes, batch::BLOCK)),
                 index: u32_at(bytes, batch::INDEX),
                 previous: u32_at(bytes, batch::PREVIOUS),
+                committed: Lsn::new(u64_at(bytes, batch::COMMITTED)),
             },
             entry_count,
             crc,
@@ -379,6 +384,7 @@ mod tests {
             block: LogBlock::new(1023),
             index: 0,
             previous: 0,
+            committed: Lsn::new(77),
         }
     }
 

@@ -9,7 +9,7 @@ use ibid_units::{CpId, Epoch, Lsn};
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// Where the two copies lie on the log device: far enough apart for one bad neighbourhood not to hold both.
 pub const SUPERBLOCK_AT: [u64; 2] = [0, 64 * 1024];
-/// Volumes a node can have: what a hello identifies in one frame of a 1500-byte network.
+/// Volumes a node can have: what a superblock has room for, with some to spare.
 pub const VOLUMES_MAX: usize = 48;
 
 mod field {
@@ -27,6 +27,14 @@ mod field {
     pub(super) const CLEAN: usize = 104;
     pub(super) const ROLE: usize = 105;
     pub(super) const VOLUMES: usize = 106;
+    pub(super) const STATE: usize = 108;
+    pub(super) const FRESH: usize = 109;
+    pub(super) const WHOLE: usize = 110;
+    pub(super) const AGREED: usize = 112;
+    pub(super) const PEER_CP: usize = 120;
+    pub(super) const PEER_CHAIN: usize = 128;
+    pub(super) const PEER_NEXT_CHAIN: usize = 160;
+    pub(super) const OPENED: usize = 192;
     pub(super) const VOLUME: usize = 256;
     pub(super) const VOLUME_STRIDE: usize = 24;
 }
@@ -41,6 +49,19 @@ pub struct VolumeIdentity {
     pub uuid: [u8; 16],
     /// Capacity in 512-byte sectors.
     pub sectors: u64,
+}
+
+/// How this node's volumes stand to its peer's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SyncState {
+    /// A destination that never met a source.
+    #[default]
+    New,
+    /// Source: the peer's volumes differ by nothing but what is in the log. Destination: the volumes are those of CP `cp`.
+    InSync,
+    /// Source: the map on the device counts, and writes may have been completed alone. Destination: it is being caught up,
+    /// its volumes are those of no time.
+    OutOfSync,
 }
 
 /// A node's durable state outside its log segments.
@@ -66,6 +87,23 @@ pub struct Superblock {
     pub clean: bool,
     /// 0 destination, 1 source.
     pub role: u8,
+    /// Entries of epochs before `opened` count only up to here: batches of theirs above are void, even if they check. Never more than what
+    /// was durable in this log when it was written.
+    pub agreed: Lsn,
+    /// The epoch in which the source's log was last opened for new writes (at a destination, as its source said).
+    pub opened: Epoch,
+    /// How the volumes stand to the peer's.
+    pub state: SyncState,
+    /// The volumes held nothing when this device was made, and nothing has been written to them since.
+    pub fresh: bool,
+    /// The map names every block, not only those that are allocated (source).
+    pub whole: bool,
+    /// The newest CP known to be durable at the peer, or [`Superblock::PEER_NONE`] (source, out of sync) …
+    pub peer_cp: CpId,
+    /// … its chain digest …
+    pub peer_chain: [u8; 32],
+    /// … and that of the CP after it.
+    pub peer_next_chain: [u8; 32],
     /// How many of `volumes` are in use.
     pub volume_count: u16,
     /// The volumes, by place.
@@ -73,6 +111,9 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// `peer_cp` where the peer holds nothing of use.
+    pub const PEER_NONE: CpId = CpId::new(u64::MAX);
+
     /// Writes the superblock into a block, checksum included.
     ///
     /// # Panics
@@ -93,6 +134,14 @@ impl Superblock {
         put(out, field::CLEAN, &[u8::from(self.clean)]);
         put(out, field::ROLE, &[self.role]);
         put(out, field::VOLUMES, &self.volume_count.to_le_bytes());
+        put(out, field::STATE, &[self.state as u8]);
+        put(out, field::FRESH, &[u8::from(self.fresh)]);
+        put(out, field::WHOLE, &[u8::from(self.whole)]);
+        put(out, field::AGREED, &self.agreed.get().to_le_bytes());
+        put(out, field::OPENED, &self.opened.get().to_le_bytes());
+        put(out, field::PEER_CP, &self.peer_cp.get().to_le_bytes());
+        put(out, field::PEER_CHAIN, &self.peer_chain);
+        put(out, field::PEER_NEXT_CHAIN, &self.peer_next_chain);
         for (index, volume) in self.volumes[..usize::from(self.volume_count)].iter().enumerate() {
             let at = field::VOLUME + index * field::VOLUME_STRIDE;
             put(out, at, &volume.uuid);
@@ -123,9 +172,16 @@ impl Superblock {
         }
         let clean = bytes[field::CLEAN];
         let role = bytes[field::ROLE];
-        if clean > 1 || role > 1 {
+        let (fresh, whole) = (bytes[field::FRESH], bytes[field::WHOLE]);
+        if clean > 1 || role > 1 || fresh > 1 || whole > 1 {
             return Err(DiskFormatError::Value);
         }
+        let state = match bytes[field::STATE] {
+            0 => SyncState::New,
+            1 => SyncState::InSync,
+            2 => SyncState::OutOfSync,
+            _ => return Err(DiskFormatError::Value),
+        };
         let mut volumes = [VolumeIdentity::default(); VOLUMES_MAX];
         for (index, volume) in volumes[..usize::from(volume_count)].iter_mut().enumerate() {
             let at = field::VOLUME + index * field::VOLUME_STRIDE;
@@ -142,6 +198,14 @@ impl Superblock {
             segment_blocks: u32_at(bytes, field::SEGMENT_BLOCKS),
             clean: clean == 1,
             role,
+            agreed: Lsn::new(u64_at(bytes, field::AGREED)),
+            opened: Epoch::new(u64_at(bytes, field::OPENED)),
+            state,
+            fresh: fresh == 1,
+            whole: whole == 1,
+            peer_cp: CpId::new(u64_at(bytes, field::PEER_CP)),
+            peer_chain: array_at(bytes, field::PEER_CHAIN),
+            peer_next_chain: array_at(bytes, field::PEER_NEXT_CHAIN),
             volume_count,
             volumes,
         })
@@ -172,6 +236,14 @@ mod tests {
             segment_blocks: 16384,
             clean: true,
             role: 1,
+            agreed: Lsn::new(123_400),
+            opened: Epoch::new(3),
+            state: SyncState::OutOfSync,
+            fresh: true,
+            whole: true,
+            peer_cp: CpId::new(70),
+            peer_chain: [6; 32],
+            peer_next_chain: [7; 32],
             volume_count: 2,
             volumes,
         }
@@ -183,6 +255,24 @@ mod tests {
         sample().emit(&mut block);
         assert_eq!(Superblock::parse(&block), Ok(sample()));
         assert_eq!(sample().device_at(), SUPERBLOCK_AT[1]);
+        for state in [SyncState::New, SyncState::InSync, SyncState::OutOfSync] {
+            let other =
+                Superblock { state, fresh: false, peer_cp: Superblock::PEER_NONE, ..sample() };
+            other.emit(&mut block);
+            assert_eq!(Superblock::parse(&block), Ok(other));
+        }
+    }
+
+    #[test]
+    fn a_field_without_meaning_is_refused_though_the_sum_is_right() {
+        for at in [field::CLEAN, field::ROLE, field::STATE, field::FRESH, field::WHOLE] {
+            let mut block = [0; SUPERBLOCK_BYTES];
+            sample().emit(&mut block);
+            block[at] = 3;
+            let crc = crc32c_with_hole(&block, field::CRC);
+            put(&mut block, field::CRC, &crc.to_le_bytes());
+            assert_eq!(Superblock::parse(&block), Err(DiskFormatError::Value), "byte {at}");
+        }
     }
 
     #[test]

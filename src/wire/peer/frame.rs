@@ -39,6 +39,10 @@ pub enum FrameKind {
     Hello,
     /// Destination to source: answers a hello.
     HelloAnswer,
+    /// Source to destination: a question, repeated until it is answered; its number is the question's id.
+    Ask,
+    /// Destination to source: the answer to the question of that number.
+    Answer,
 }
 
 /// The fixed part of a frame.
@@ -53,7 +57,7 @@ pub struct FrameHeader {
     /// The source's epoch.
     pub epoch: Epoch,
     /// Counts up from 0 within a session, for sourced frames and for reports each on its own, never used twice by them. Hellos have a
-    /// count of their own, hello answers have 0.
+    /// count of their own, hello answers have 0. Questions count up as well, and a repeated one has the number that it had.
     pub number: PacketNumber,
 }
 
@@ -79,11 +83,15 @@ pub enum SectionKind {
     HelloAnswer,
     /// The source stops in good order; nothing is outstanding.
     Goodbye,
+    /// A [`super::Ask`].
+    Ask,
+    /// A [`super::Answer`].
+    Answer,
 }
 
 impl SectionKind {
     fn parse(raw: u8) -> Option<SectionKind> {
-        const KINDS: [SectionKind; 9] = [
+        const KINDS: [SectionKind; 11] = [
             SectionKind::Log,
             SectionKind::CpOpen,
             SectionKind::CpList,
@@ -93,6 +101,8 @@ impl SectionKind {
             SectionKind::Hello,
             SectionKind::HelloAnswer,
             SectionKind::Goodbye,
+            SectionKind::Ask,
+            SectionKind::Answer,
         ];
         KINDS.get(usize::from(raw).checked_sub(1)?).copied()
     }
@@ -225,6 +235,8 @@ impl<'a> Frame<'a> {
             1 => FrameKind::Reported,
             2 => FrameKind::Hello,
             3 => FrameKind::HelloAnswer,
+            4 => FrameKind::Ask,
+            5 => FrameKind::Answer,
             _ => return Err(PeerFormatError::Value),
         };
         let header = FrameHeader {

@@ -1,23 +1,42 @@
 //! The peer protocol: what crosses the link, little-endian and versioned. docs/link-protocol.md draws it.
 //! One UDP datagram is one frame: a header, a table of sections, then the sections' bodies in order.
 
+use crate::disk::SyncState;
+
+mod ask;
 mod chain;
 mod frame;
 mod hello;
 mod record;
 mod report;
 
+pub use ask::{
+    ANSWER_HEAD_BYTES, ASK_BYTES, ASK_SECTORS_MAX, Answer, AnswerBody, Ask, AskWhat, SUMS_MAX, Sums,
+};
 pub use chain::ChainDigest;
 pub use frame::{
     Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX,
     Section, SectionKind, Sections,
 };
-pub use hello::{HELLO_BYTES_MAX, Hello, HelloAnswer, HelloRefusal};
+pub use hello::{
+    ANSWER_BYTES_MAX, DestinationStanding, HELD_MAX, HELLO_BYTES_MAX, Held, HeldList, Hello,
+    HelloAnswer, HelloRefusal, Identity, Outcome, SourceStanding, volumes_digest,
+};
 pub use record::{CP_OPEN_BYTES, CpOpen, RECORD_BYTES, RUN_SECTORS_MAX, Record, RecordKind};
 pub use report::{PacketRange, RANGES_MAX, REFUSED_MAX, REPORT_BYTES_MAX, Report};
 
 /// Version of the link protocol; both nodes must speak the same.
-pub const LINK_VERSION: u8 = 1;
+pub const LINK_VERSION: u8 = 2;
+
+/// Reads how a node's volumes stand.
+fn sync_state(raw: u8) -> Result<SyncState, PeerFormatError> {
+    match raw {
+        0 => Ok(SyncState::New),
+        1 => Ok(SyncState::InSync),
+        2 => Ok(SyncState::OutOfSync),
+        _ => Err(PeerFormatError::Value),
+    }
+}
 
 /// Why a frame or a body was not accepted. The frame is dropped and counted, never answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,5 @@
-//! A CP's list: 16-byte records. A reference names bytes that lie in the log, an opcode says what they are, a block record
-//! announces that they travel; a volume record says which volume the records after it speak of.
+//! A CP's list: 16-byte records. A reference names bytes that lie in the log, an opcode says what they are: these are what clients
+//! wrote. Block and hole records bring what the peer lacks from before. A volume record says which volume those after it speak of.
 
 use super::PeerFormatError;
 use crate::bytes::{array_at, put, u16_at, u32_at, u64_at};
@@ -19,6 +19,7 @@ const PAGE_ZEROES: u32 = 0xFFFF_FFFF;
 const PAGE_DEALLOCATE: u32 = 0xFFFF_FFFE;
 const PAGE_BLOCK: u32 = 0xFFFF_FFFD;
 const PAGE_VOLUME: u32 = 0xFFFF_FFFC;
+const PAGE_HOLE: u32 = 0xFFFF_FFFB;
 /// The first page number that is not one.
 const PAGE_RESERVED: u32 = 0xFFFF_FF00;
 
@@ -31,8 +32,10 @@ pub enum RecordKind {
     Zeroes,
     /// They are zero and their space may be given back.
     Deallocate,
-    /// They follow in CpBlock sections.
+    /// Catch-up: they follow in CpBlock sections, from the source's volume.
     Block,
+    /// Catch-up: they are zero, and their space may be given back.
+    Hole,
     /// Not a run: the records after it are of this volume.
     Volume(VolumeId),
 }
@@ -46,7 +49,7 @@ pub struct Record {
     pub first: Sector,
     /// Length of the run, at most [`RUN_SECTORS_MAX`].
     pub sectors: Sectors,
-    /// CRC32C over the CRC32Cs of the pages, 0 where there are none.
+    /// CRC32C over the CRC32Cs of the pages' parts, 0 where there are none.
     pub digest: u32,
 }
 
@@ -81,6 +84,7 @@ impl Record {
             RecordKind::Zeroes => (self.first.get(), PAGE_ZEROES),
             RecordKind::Deallocate => (self.first.get(), PAGE_DEALLOCATE),
             RecordKind::Block => (self.first.get(), PAGE_BLOCK),
+            RecordKind::Hole => (self.first.get(), PAGE_HOLE),
             RecordKind::Volume(volume) => (u64::from(volume.get()), PAGE_VOLUME),
         };
         let mut out = [0; RECORD_BYTES];
@@ -102,6 +106,7 @@ impl Record {
             PAGE_ZEROES => RecordKind::Zeroes,
             PAGE_DEALLOCATE => RecordKind::Deallocate,
             PAGE_BLOCK => RecordKind::Block,
+            PAGE_HOLE => RecordKind::Hole,
             PAGE_VOLUME => {
                 let volume = u16::try_from(raw_first).map_err(|_| PeerFormatError::Value)?;
                 if sectors != 0 || digest != 0 {
@@ -109,7 +114,7 @@ impl Record {
                 }
                 return Ok(Record::volume(VolumeId::new(volume)));
             }
-            PAGE_RESERVED..PAGE_VOLUME => return Err(PeerFormatError::Value),
+            PAGE_RESERVED..PAGE_HOLE => return Err(PeerFormatError::Value),
             page => RecordKind::Reference(LogBlock::new(page)),
         };
         if sectors == 0 || sectors > RUN_SECTORS_MAX {
@@ -118,15 +123,15 @@ impl Record {
         Ok(Record { kind, first: Sector::new(raw_first), sectors: Sectors::new(sectors), digest })
     }
 
-    /// The record as it enters the chain digest: without how its bytes travel, so that a reference that was refused and
-    /// answered with a block leaves the digest as it was.
-    pub fn canonical(&self) -> [u8; RECORD_BYTES] {
+    /// The record as it enters the chain digest: without the place of its bytes, which is one log's. `None` where it is catch-up,
+    /// which repeats history and is none (decisions/0010).
+    pub fn canonical(&self) -> Option<[u8; RECORD_BYTES]> {
         match self.kind {
-            RecordKind::Reference(_) => Record { kind: RecordKind::Block, ..*self }.emit(),
-            RecordKind::Zeroes
-            | RecordKind::Deallocate
-            | RecordKind::Block
-            | RecordKind::Volume(_) => self.emit(),
+            RecordKind::Reference(_) => Some(Record { kind: RecordKind::Block, ..*self }.emit()),
+            RecordKind::Zeroes | RecordKind::Deallocate | RecordKind::Volume(_) => {
+                Some(self.emit())
+            }
+            RecordKind::Block | RecordKind::Hole => None,
         }
     }
 }
@@ -146,6 +151,8 @@ pub struct CpOpen {
     pub list_crc: u32,
     /// True where every run is to be sent as blocks (`cp_mode = "full"`).
     pub full: bool,
+    /// True where nothing but what the log holds will be missing at the destination when it has this CP.
+    pub in_sync: bool,
     /// Chain digest before this CP.
     pub chain_before: [u8; 32],
     /// Chain digest after it.
@@ -162,7 +169,7 @@ impl CpOpen {
         put(out, 16, &self.records.to_le_bytes());
         put(out, 20, &self.batches.to_le_bytes());
         put(out, 24, &self.list_crc.to_le_bytes());
-        put(out, 28, &[u8::from(self.full)]);
+        put(out, 28, &[u8::from(self.full), u8::from(self.in_sync)]);
         put(out, 32, &self.chain_before);
         put(out, 64, &self.chain_after);
         CP_OPEN_BYTES
@@ -173,7 +180,7 @@ impl CpOpen {
         if bytes.len() != CP_OPEN_BYTES {
             return Err(PeerFormatError::Length);
         }
-        if bytes[28] > 1 {
+        if bytes[28] > 1 || bytes[29] > 1 {
             return Err(PeerFormatError::Value);
         }
         Ok(CpOpen {
@@ -183,6 +190,7 @@ impl CpOpen {
             batches: u32_at(bytes, 20),
             list_crc: u32_at(bytes, 24),
             full: bytes[28] == 1,
+            in_sync: bytes[29] == 1,
             chain_before: array_at(bytes, 32),
             chain_after: array_at(bytes, 64),
         })
@@ -209,6 +217,7 @@ mod tests {
             RecordKind::Zeroes,
             RecordKind::Deallocate,
             RecordKind::Block,
+            RecordKind::Hole,
         ] {
             assert_eq!(Record::parse(&run(kind).emit()), Ok(run(kind)));
         }
@@ -230,23 +239,32 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_and_the_block_that_replaces_it_are_the_same_history() {
-        assert_eq!(
-            run(RecordKind::Reference(LogBlock::new(5))).canonical(),
-            run(RecordKind::Block).canonical()
-        );
-        assert_ne!(run(RecordKind::Zeroes).canonical(), run(RecordKind::Block).canonical());
+    fn the_place_of_bytes_is_no_history_and_catch_up_is_none_at_all() {
+        let reference = |page| run(RecordKind::Reference(LogBlock::new(page))).canonical();
+        assert!(reference(5).is_some());
+        assert_eq!(reference(5), reference(6));
+        assert_ne!(reference(5), run(RecordKind::Zeroes).canonical());
+        assert_ne!(run(RecordKind::Zeroes).canonical(), run(RecordKind::Deallocate).canonical());
+        assert_eq!(run(RecordKind::Block).canonical(), None);
+        assert_eq!(run(RecordKind::Hole).canonical(), None);
     }
 
     #[test]
     fn a_cp_open_round_trips() {
+        for (full, in_sync) in [(true, false), (false, true), (false, false)] {
+            cp_open_round_trips(full, in_sync);
+        }
+    }
+
+    fn cp_open_round_trips(full: bool, in_sync: bool) {
         let open = CpOpen {
             cp: CpId::new(4),
             last_lsn: Lsn::new(44),
             records: 7,
             batches: 3,
             list_crc: 1,
-            full: true,
+            full,
+            in_sync,
             chain_before: [1; 32],
             chain_after: [2; 32],
         };
@@ -254,5 +272,10 @@ mod tests {
         let length = open.emit(&mut out);
         assert_eq!(CpOpen::parse(&out[..length]), Ok(open));
         assert_eq!(CpOpen::parse(&out[..length - 1]), Err(PeerFormatError::Length));
+        for flag in [28, 29] {
+            let mut other = out;
+            other[flag] = 2;
+            assert_eq!(CpOpen::parse(&other[..length]), Err(PeerFormatError::Value));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! A report: everything the destination has to say, in one body that stands by itself. The newest one wins, so a lost
 //! report costs nothing but time, and nobody acknowledges it.
 
-use super::PeerFormatError;
+use super::{PeerFormatError, sync_state};
 use crate::bytes::{array_at, put, u16_at, u32_at, u64_at};
+use crate::disk::SyncState;
 use ibid_units::{CpId, Lsn, PacketNumber};
 
 /// Ranges of packet numbers in one report, at most.
@@ -37,10 +38,16 @@ pub struct Report {
     pub cp_listed: CpId,
     /// Block payload sections that may have been sent for the CP in progress, in all.
     pub block_credit: u32,
+    /// Times that it has begun to apply that CP again, after errors: blocks sent before count no more.
+    pub cp_round: u32,
     /// How long the oldest packet that no report has named yet had been here when this was sent.
     pub delay_micros: u32,
     /// True once an I/O error has stopped the destination: nothing more becomes durable.
     pub failed: bool,
+    /// How its volumes stand to the source's.
+    pub state: SyncState,
+    /// A page of the log came with other bytes than its sum says: a new session sends again what is not durable here.
+    pub restart: bool,
     range_count: u16,
     refused_count: u16,
     ranges: [PacketRange; RANGES_MAX],
@@ -64,6 +71,9 @@ impl Report {
             block_credit: 0,
             delay_micros: 0,
             failed: false,
+            cp_round: 0,
+            state: SyncState::New,
+            restart: false,
             range_count: 0,
             refused_count: 0,
             ranges: [PacketRange { first: 0, last: 0 }; RANGES_MAX],
@@ -124,7 +134,8 @@ impl Report {
         put(out, 68, &self.delay_micros.to_le_bytes());
         put(out, 72, &self.range_count.to_le_bytes());
         put(out, 74, &self.refused_count.to_le_bytes());
-        put(out, 76, &[u8::from(self.failed)]);
+        put(out, 80, &self.cp_round.to_le_bytes());
+        put(out, 76, &[u8::from(self.failed), self.state as u8, u8::from(self.restart)]);
         for (n, range) in self.ranges().iter().enumerate() {
             put(out, ranges_at + n * 16, &range.first.to_le_bytes());
             put(out, ranges_at + n * 16 + 8, &range.last.to_le_bytes());
@@ -157,7 +168,10 @@ impl Report {
         report.cp_listed = CpId::new(u64_at(bytes, 56));
         report.block_credit = u32_at(bytes, 64);
         report.delay_micros = u32_at(bytes, 68);
+        report.cp_round = u32_at(bytes, 80);
         report.failed = bytes[76] != 0;
+        report.state = sync_state(bytes[77])?;
+        report.restart = bytes[78] == 1;
         let mut below = u64::MAX;
         for n in 0..ranges {
             let at = FIXED_BYTES + n * 16;
@@ -184,6 +198,9 @@ mod tests {
         let mut report = Report::new(Lsn::new(9), CpId::new(7), CpId::new(3), [6; 32]);
         report.cp_listed = CpId::new(4);
         report.block_credit = 256;
+        report.state = SyncState::OutOfSync;
+        report.restart = true;
+        report.cp_round = 3;
         report.push_range(PacketRange { first: 10, last: 20 });
         report.push_range(PacketRange { first: 1, last: 5 });
         report.push_refused(77);
@@ -194,6 +211,8 @@ mod tests {
         for other in 0..length {
             assert!(Report::parse(&out[..other]).is_err());
         }
+        out[77] = 3;
+        assert_eq!(Report::parse(&out[..length]), Err(PeerFormatError::Value));
     }
 
     #[test]
