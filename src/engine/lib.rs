@@ -9,7 +9,9 @@ pub mod frontend;
 pub mod log;
 pub mod link;
 pub mod point;
+pub mod sync;
 pub mod volume;
+pub mod role;
 mod memory;
 
 pub use memory::{Memory, PlainMemory};

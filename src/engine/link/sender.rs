@@ -6,7 +6,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use ibid_units::{CpId, LogBlock, Nanos, PacketNumber};
+use ibid_units::{CpId, LogBlock, Mutant, Nanos, PacketNumber};
 use ibid_wire::peer::PacketRange;
 
 /// Packets in flight, at most. A power of two: packet n lives in place n mod this.
@@ -323,7 +323,7 @@ impl Sender {
         let (items, count) = (packet.items, usize::from(packet.item_count));
         self.counters.lost += 1;
         for item in &items[..count] {
-            if item.kind != ItemKind::Ping {
+            if item.kind != ItemKind::Ping && !Mutant::LossIgnored.is_on() {
                 assert!(self.again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
                 self.again.push_back(*item);
             }

@@ -45,8 +45,39 @@ impl LogGeometry {
     pub fn batch_block(&self, index: u32) -> LogBlock {
         LogBlock::new(self.segment_blocks - 1 - index)
     }
-    /// Bytes that a log device needs.
+    /// The segment that slot `slot` holds, or will hold, in the lap that begins after `cp`.
+    pub fn segment_after(&self, cp: CpId, slot: u32) -> CpId {
+        let first = cp.next().get();
+        let segments = u64::from(self.segments);
+        CpId::new(first + (u64::from(slot) + segments - first % segments) % segments)
+    }
+    /// Where the map of blocks that are out of sync begins on the log device: behind the last segment.
+    pub const fn map_at(&self) -> u64 {
+        self.device_bytes()
+    }
+    /// Bytes that a log device needs for superblocks and segments.
     pub const fn device_bytes(&self) -> u64 {
         SEGMENTS_AT + self.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_has_one_segment_of_the_lap_after_a_cp() {
+        let geometry = LogGeometry { segments: 5, segment_blocks: 8, arena_at: 0 };
+        for cp in 0..23 {
+            let mut segments: alloc::vec::Vec<u64> = (0..5)
+                .map(|slot| {
+                    let segment = geometry.segment_after(CpId::new(cp), slot);
+                    assert_eq!(geometry.slot(segment), slot as usize);
+                    segment.get()
+                })
+                .collect();
+            segments.sort_unstable();
+            assert!(segments.into_iter().eq(cp + 1..cp + 6));
+        }
     }
 }

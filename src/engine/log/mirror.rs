@@ -3,13 +3,15 @@
 //! MIR-2  batches become ready in Lsn order, only when descriptor, header and every page of them have checked.
 //! MIR-3  a page proves a reference only when the batch that names it is durable.
 //! MIR-4  a slot takes a new segment only after its old one's CP is durable here.
+//! MIR-5  what is recovered or kept is whole batches that were checked, up to a batch's last entry; of what is cut off nothing is here any more.
 
-use super::{ClosedBatch, LogGeometry, PagePart, PageTable};
+use super::check::{self, Due, last_of, pages_of, part_span};
+use super::{ClosedBatch, Held, LogGeometry, PagePart, PageTable, RecoveredLog};
 use crate::memory::Memory;
 use alloc::vec;
 use alloc::vec::Vec;
-use ibid_units::{BLOCK_BYTES, CpId, LogBlock, Lsn, SECTOR_BYTES, Span};
-use ibid_wire::disk::{Batch, Entry, SegmentHeader};
+use ibid_units::{BLOCK_BYTES, CpId, Epoch, LogBlock, Lsn, Mutant, SECTOR_BYTES, Span};
+use ibid_wire::disk::{Batch, SegmentHeader};
 
 /// A piece of a frame found its place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +59,20 @@ struct MirrorSlot {
     /// Batches ready so far.
     batches: u32,
     previous: u32,
+    epoch: Epoch,
+    first: Lsn,
     last: Lsn,
+}
+
+impl MirrorSlot {
+    const EMPTY: MirrorSlot = MirrorSlot {
+        segment: None,
+        batches: 0,
+        previous: 0,
+        epoch: Epoch::new(0),
+        first: Lsn::new(0),
+        last: Lsn::new(0),
+    };
 }
 
 /// The log of the node that takes data from its source.
@@ -78,6 +93,8 @@ pub struct Mirror {
     at: CpId,
     ready: Lsn,
     durable: Lsn,
+    /// That of the newest segment with a ready batch: it never falls.
+    epoch: Epoch,
     volume_sectors: Vec<u64>,
 }
 
@@ -91,11 +108,10 @@ impl Mirror {
         volume_sectors: Vec<u64>,
     ) -> Self {
         let blocks = geometry.segments as usize * geometry.segment_blocks as usize;
-        let empty = MirrorSlot { segment: None, batches: 0, previous: 0, last: Lsn::new(0) };
         Self {
             geometry,
             pair,
-            slots: vec![empty; geometry.segments as usize],
+            slots: vec![MirrorSlot::EMPTY; geometry.segments as usize],
             have: vec![0; blocks],
             pages: PageTable::new(geometry),
             arrived_crc: PageTable::new(geometry),
@@ -103,8 +119,148 @@ impl Mirror {
             at: cp.next(),
             ready: last_lsn,
             durable: last_lsn,
+            epoch: Epoch::new(0),
             volume_sectors,
         }
+    }
+
+    /// A mirror that holds what recovery found: as if every batch of it had just been flushed, so that a piece of it that comes again is a
+    /// duplicate. `memory` is the log as the scan left it.
+    pub fn recovered(
+        geometry: LogGeometry,
+        pair: [u8; 16],
+        log: &RecoveredLog,
+        memory: &impl Memory,
+        volume_sectors: Vec<u64>,
+    ) -> Self {
+        let mut mirror = Self::new(geometry, pair, log.cp, log.last_lsn, volume_sectors);
+        for found in log.segments.iter().filter(|found| found.batches > 0) {
+            mirror.fill_slot(memory, found.segment, found.batches);
+            assert!(
+                mirror.ready == found.last_lsn,
+                "MIR-5: {} ready, {} recovered",
+                mirror.ready,
+                found.last_lsn
+            );
+        }
+        mirror.durable = mirror.ready;
+        mirror
+    }
+
+    /// Makes a slot hold the first batches of a segment, whose bytes have been checked before, and nothing else of it.
+    fn fill_slot(&mut self, memory: &impl Memory, segment: CpId, batches: u32) {
+        self.clear_slot(segment);
+        let header = memory
+            .read(self.geometry.span(segment, LogBlock::new(0), 1), SegmentHeader::parse)
+            .expect("MIR-5: a segment that was checked has its header");
+        let first_block = self.block_at(segment, 0);
+        self.have[first_block] = STRUCTURE;
+        let at = self.geometry.slot(segment);
+        self.slots[at].epoch = header.epoch;
+        self.slots[at].first = header.first_lsn;
+        for index in 0..batches {
+            let block = self.geometry.batch_block(index);
+            memory.read(self.geometry.span(segment, block, 1), |bytes| {
+                let batch = Batch::parse(bytes).expect("MIR-5: a batch that was checked parses");
+                let structure = self.block_at(segment, block.get());
+                self.have[structure] = STRUCTURE;
+                for (page, part, crc) in pages_of(&batch) {
+                    let at = self.block_at(segment, page.get());
+                    self.have[at] |= u16::from(part.mask());
+                    self.pages.set(segment, page, part, crc);
+                }
+                let slot = &mut self.slots[at];
+                slot.batches += 1;
+                slot.previous = batch.crc;
+                slot.last = last_of(&batch);
+            });
+        }
+        self.at = segment;
+        self.epoch = header.epoch;
+        self.ready = self.slots[at].last;
+    }
+
+    /// Drops every entry after `lsn`, which is the last of a batch (or of the newest CP): the source does not have them. Their places are free
+    /// for other bytes. On the device they are still there; the superblock's `agreed` must say that they don't count before anything is
+    /// placed there.
+    pub fn truncate(&mut self, memory: &impl Memory, lsn: Lsn) {
+        assert!(lsn <= self.ready, "MIR-5: cut back to {lsn}, ready {}", self.ready);
+        let base = self.base();
+        assert!(lsn >= base, "MIR-5: cut back to {lsn}, in volumes up to {base}");
+        let durable = self.durable.min(lsn);
+        (self.at, self.ready, self.epoch) = (self.cp.next(), base, Epoch::new(0));
+        for segment in (self.cp.next().get()..=self.segment_limit().get()).map(CpId::new) {
+            let slot = self.slots[self.geometry.slot(segment)];
+            if slot.segment != Some(segment) {
+                continue;
+            }
+            let keeps = |count: &u32| {
+                check::last_lsn_of(memory, self.geometry, segment, *count)
+                    .is_some_and(|last| last <= lsn)
+            };
+            match (1..=slot.batches).rev().find(keeps) {
+                Some(batches) => self.fill_slot(memory, segment, batches),
+                None => self.slots[self.geometry.slot(segment)].segment = None,
+            }
+        }
+        assert!(self.ready == lsn, "MIR-5: {lsn} is not the last entry of a batch");
+        self.durable = durable;
+    }
+
+    /// Where the first batch lies that holds entries after `lsn`, if one does.
+    pub fn first_batch_after(&self, memory: &impl Memory, lsn: Lsn) -> Option<(CpId, LogBlock)> {
+        (self.cp.next().get()..=self.segment_limit().get()).map(CpId::new).find_map(|segment| {
+            let held = self.held(segment).filter(|held| held.last_lsn > lsn)?;
+            let first = (1..=held.batches).find(|count| {
+                check::last_lsn_of(memory, self.geometry, segment, *count)
+                    .is_some_and(|last| last > lsn)
+            })?;
+            Some((segment, self.geometry.batch_block(first - 1)))
+        })
+    }
+
+    /// True while a segment's bytes are in its slot: also that of the newest CP, until another takes it.
+    pub fn still_holds(&self, segment: CpId) -> bool {
+        let slot = self.slots[self.geometry.slot(segment)];
+        slot.segment == Some(segment) && slot.batches > 0
+    }
+
+    /// The newest entry of the newest CP: the one before the first of the log.
+    fn base(&self) -> Lsn {
+        (self.cp.next().get()..=self.segment_limit().get())
+            .map(CpId::new)
+            .filter_map(|segment| self.held(segment))
+            .find(|held| held.batches > 0)
+            .map_or(self.ready, |held| Lsn::new(held.first_lsn.get() - 1))
+    }
+
+    /// The source's newest CP counts here, too, by other ways than its log: forgets the whole log, which goes on after it.
+    pub fn adopt(&mut self, cp: CpId, last_lsn: Lsn) {
+        self.cp = cp;
+        if !Mutant::AdoptKeepsLog.is_on() {
+            self.reset(last_lsn);
+        }
+    }
+
+    /// What is whole of a segment after the newest CP; `None` where nothing is.
+    pub fn held(&self, segment: CpId) -> Option<Held> {
+        let slot = self.slots[self.geometry.slot(segment)];
+        let holds = segment > self.cp && slot.segment == Some(segment) && slot.batches > 0;
+        holds.then_some(Held {
+            epoch: slot.epoch,
+            batches: slot.batches,
+            crc: slot.previous,
+            first_lsn: slot.first,
+            last_lsn: slot.last,
+        })
+    }
+
+    /// The newest entry of a segment's first `batches` batches, as many as are whole here; with none the entry before its first.
+    pub fn last_lsn_of(&self, memory: &impl Memory, segment: CpId, batches: u32) -> Option<Lsn> {
+        let held = self.held(segment)?;
+        (batches <= held.batches)
+            .then(|| check::last_lsn_of(memory, self.geometry, segment, batches))
+            .flatten()
     }
 
     /// Forgets everything after the newest CP: the source is another one now and sends it again.
@@ -115,6 +271,7 @@ impl Mirror {
         self.at = self.cp.next();
         self.ready = last_lsn;
         self.durable = last_lsn;
+        self.epoch = Epoch::new(0);
     }
 
     /// The newest segment there is room for: one lap after the newest CP.
@@ -181,11 +338,14 @@ impl Mirror {
     /// Gives a segment its slot (MIR-4 holds: it is past the CP and at most a lap ahead of it).
     fn take_slot(&mut self, segment: CpId) {
         let at = self.geometry.slot(segment);
-        if self.slots[at].segment == Some(segment) {
-            return;
+        if self.slots[at].segment != Some(segment) {
+            self.clear_slot(segment);
         }
-        self.slots[at] =
-            MirrorSlot { segment: Some(segment), batches: 0, previous: 0, last: Lsn::new(0) };
+    }
+
+    fn clear_slot(&mut self, segment: CpId) {
+        let at = self.geometry.slot(segment);
+        self.slots[at] = MirrorSlot { segment: Some(segment), ..MirrorSlot::EMPTY };
         let blocks = self.geometry.segment_blocks as usize;
         self.have[at * blocks..(at + 1) * blocks].fill(0);
         self.pages.clear(segment);
@@ -209,56 +369,62 @@ impl Mirror {
         self.have[at] |= mask;
     }
 
-    /// The next batch in Lsn order, if all of it is here and checks (MIR-2).
+    /// The next batch in Lsn order, if all of it is here and checks (MIR-2). What is at fault is missing again afterwards, so that a piece
+    /// that comes once more has a place.
     pub fn next_ready(&mut self, memory: &impl Memory) -> Result<Option<ClosedBatch>, MirrorFault> {
-        // At most once around: each step either yields or moves to the next segment.
+        // At most once around: each step either yields or moves to a later segment.
         for _ in 0..=self.geometry.segments {
             let segment = self.at;
             let slot_at = self.geometry.slot(segment);
-            if self.slots[slot_at].segment != Some(segment)
-                || self.have[self.block_at(segment, 0)] != STRUCTURE
-            {
-                return Ok(None);
-            }
-            let slot = self.slots[slot_at];
-            if slot.batches == 0 {
-                let header = memory
-                    .read(self.geometry.span(segment, LogBlock::new(0), 1), SegmentHeader::parse)
-                    .map_err(|_| MirrorFault::Structure)?;
-                let follows = header.segment == segment && header.first_lsn == self.ready.next();
-                if !follows
-                    || header.pair != self.pair
-                    || header.blocks != self.geometry.segment_blocks
-                {
-                    return Err(MirrorFault::Order);
+            let header_at = self.block_at(segment, 0);
+            if self.slots[slot_at].segment == Some(segment) && self.have[header_at] == STRUCTURE {
+                if self.slots[slot_at].batches == 0 {
+                    self.check_header(memory, segment).inspect_err(|_| self.have[header_at] = 0)?;
+                }
+                let batches = self.slots[slot_at].batches;
+                let room = batches + 1 < self.geometry.segment_blocks;
+                let block = self.geometry.batch_block(batches);
+                let batch_at = self.block_at(segment, block.get());
+                if room && self.have[batch_at] == STRUCTURE {
+                    let checked = self.check_batch(memory, segment, block);
+                    if matches!(checked, Err(MirrorFault::Structure | MirrorFault::Order)) {
+                        self.have[batch_at] = 0;
+                    }
+                    return checked;
                 }
             }
-            let room = slot.batches + 1 < self.geometry.segment_blocks;
-            let block = self.geometry.batch_block(slot.batches);
-            if room && self.have[self.block_at(segment, block.get())] == STRUCTURE {
-                return self.check_batch(memory, segment, block);
-            }
-            if !self.next_segment_follows(memory) {
-                return Ok(None);
-            }
-            self.at = segment.next();
+            let Some(next) = self.segment_that_follows(memory) else { return Ok(None) };
+            self.at = next;
         }
         Ok(None)
     }
 
-    /// True when the next segment's header is here and goes on exactly where this one stands: then this one is complete.
-    fn next_segment_follows(&self, memory: &impl Memory) -> bool {
-        let next = self.at.next();
-        if next > self.segment_limit() || self.slots[self.geometry.slot(next)].segment != Some(next)
-        {
-            return false;
+    fn check_header(&mut self, memory: &impl Memory, segment: CpId) -> Result<(), MirrorFault> {
+        let header = memory
+            .read(self.geometry.span(segment, LogBlock::new(0), 1), SegmentHeader::parse)
+            .map_err(|_| MirrorFault::Structure)?;
+        let fits = check::header_fits(&header, self.geometry, segment, self.pair);
+        if !fits || header.first_lsn != self.ready.next() || header.epoch < self.epoch {
+            return Err(MirrorFault::Order);
         }
-        if self.have[self.block_at(next, 0)] != STRUCTURE {
-            return false;
-        }
-        let header =
-            memory.read(self.geometry.span(next, LogBlock::new(0), 1), SegmentHeader::parse);
-        header.is_ok_and(|header| header.segment == next && header.first_lsn == self.ready.next())
+        let slot = &mut self.slots[self.geometry.slot(segment)];
+        slot.epoch = header.epoch;
+        slot.first = header.first_lsn;
+        Ok(())
+    }
+
+    /// The next segment whose header is here and goes on exactly where this one stands: then this one is complete, and those between are
+    /// empty (they have no header).
+    fn segment_that_follows(&self, memory: &impl Memory) -> Option<CpId> {
+        (self.at.next().get()..=self.segment_limit().get()).map(CpId::new).find(|&next| {
+            self.slots[self.geometry.slot(next)].segment == Some(next)
+                && self.have[self.block_at(next, 0)] == STRUCTURE
+                && memory
+                    .read(self.geometry.span(next, LogBlock::new(0), 1), SegmentHeader::parse)
+                    .is_ok_and(|header| {
+                        header.segment == next && header.first_lsn == self.ready.next()
+                    })
+        })
     }
 
     fn check_batch(
@@ -267,78 +433,53 @@ impl Mirror {
         segment: CpId,
         block: LogBlock,
     ) -> Result<Option<ClosedBatch>, MirrorFault> {
-        let slot = self.slots[self.geometry.slot(segment)];
-        let span = self.geometry.span(segment, block, 1);
-        memory.read(span, |bytes| {
-            let batch = Batch::parse(bytes).map_err(|_| MirrorFault::Structure)?;
-            let header = batch.header;
-            let follows = header.segment == segment
-                && header.block == block
-                && header.index == slot.batches
-                && header.previous == slot.previous
-                && header.first_lsn == self.ready.next();
-            if !follows || batch.entry_count == 0 {
-                return Err(MirrorFault::Order);
+        let geometry = self.geometry;
+        let slot_at = geometry.slot(segment);
+        let blocks_at = slot_at * geometry.segment_blocks as usize;
+        let slot = self.slots[slot_at];
+        let due = Due {
+            geometry,
+            volume_sectors: &self.volume_sectors,
+            segment,
+            epoch: slot.epoch,
+            index: slot.batches,
+            previous: slot.previous,
+            first_lsn: self.ready.next(),
+        };
+        let have = &mut self.have[blocks_at..][..geometry.segment_blocks as usize];
+        let (pages, arrived) = (&mut self.pages, &self.arrived_crc);
+        let checked = memory.read(geometry.span(segment, block, 1), |bytes| {
+            let batch = due.batch(bytes)?;
+            let mask = |part: PagePart| u16::from(part.mask());
+            let is_here = |(page, part, _): (LogBlock, PagePart, u32)| {
+                have[page.get() as usize] & mask(part) == mask(part)
+            };
+            if !pages_of(&batch).all(is_here) && !Mutant::PageMissing.is_on() {
+                return Ok(None);
             }
-            for (entry, _) in batch.entries() {
-                if !self.entry_fits(&entry, block) {
-                    return Err(MirrorFault::Structure);
+            for (page, part, crc) in pages_of(&batch) {
+                // The frame's sum where the page came in one piece that was exactly the part, otherwise its own.
+                let sum = if arrived.part(segment, page) == part {
+                    arrived.crc(segment, page)
+                } else {
+                    memory.crc32c(part_span(geometry, segment, page, part))
+                };
+                if sum != crc {
+                    have[page.get() as usize] = 0;
+                    return Err(MirrorFault::Page);
                 }
-                for index in 0..entry.pages {
-                    let mask = u16::from(part_of(&entry, index).mask());
-                    if self.have[self.block_at(segment, entry.page.get() + u32::from(index))] & mask
-                        != mask
-                    {
-                        return Ok(None);
-                    }
-                }
+                pages.set(segment, page, part, crc);
             }
-            for (entry, crcs) in batch.entries() {
-                for index in 0..entry.pages {
-                    let page = LogBlock::new(entry.page.get() + u32::from(index));
-                    let part = part_of(&entry, index);
-                    if self.page_crc(memory, segment, page, part) != crcs.get(index) {
-                        let at = self.block_at(segment, page.get());
-                        self.have[at] = 0;
-                        return Err(MirrorFault::Page);
-                    }
-                    self.pages.set(segment, page, part, crcs.get(index));
-                }
-            }
-            let last = Lsn::new(self.ready.get() + u64::from(batch.entry_count));
-            self.ready = last;
-            let at = self.geometry.slot(segment);
-            let slot = &mut self.slots[at];
-            slot.batches += 1;
-            slot.previous = batch.crc;
-            slot.last = last;
-            Ok(Some(ClosedBatch { segment, block, with_header: slot.batches == 1, last }))
-        })
-    }
-
-    /// A page's checksum: the frame's where it came in one piece that was exactly the part, otherwise summed now.
-    fn page_crc(&self, memory: &impl Memory, segment: CpId, page: LogBlock, part: PagePart) -> u32 {
-        if self.arrived_crc.part(segment, page) == part {
-            return self.arrived_crc.crc(segment, page);
-        }
-        let whole = self.geometry.span(segment, page, 1);
-        let sector = SECTOR_BYTES as u32;
-        memory.crc32c(Span::new(
-            whole.at + u64::from(u32::from(part.first) * sector),
-            u32::from(part.count) * sector,
-        ))
-    }
-
-    fn entry_fits(&self, entry: &Entry, below: LogBlock) -> bool {
-        let end = entry.first.checked_end(entry.sectors);
-        let in_volume = self
-            .volume_sectors
-            .get(usize::from(entry.volume.get()))
-            .is_some_and(|sectors| end.is_some_and(|end| end.get() <= *sectors));
-        let pages_end = entry.page.get().checked_add(u32::from(entry.pages));
-        let in_pages = entry.pages == 0
-            || (entry.page.get() >= 1 && pages_end.is_some_and(|end| end <= below.get()));
-        in_volume && in_pages
+            Ok(Some((last_of(&batch), batch.crc)))
+        });
+        let Some((last, crc)) = checked? else { return Ok(None) };
+        self.ready = last;
+        self.epoch = slot.epoch;
+        let slot = &mut self.slots[slot_at];
+        slot.batches += 1;
+        slot.previous = crc;
+        slot.last = last;
+        Ok(Some(ClosedBatch { segment, block, with_header: slot.batches == 1, last }))
     }
 
     /// Everything up to `lsn` is durable on this node.
@@ -380,11 +521,6 @@ impl Mirror {
             self.at = cp.next();
         }
     }
-}
-
-fn part_of(entry: &Entry, index: u16) -> PagePart {
-    let (first, count) = entry.page_part(index);
-    PagePart { first: first as u8, count: count as u8 }
 }
 
 fn sector_mask(offset: u32, length: u32) -> u16 {

@@ -33,6 +33,8 @@ fn source() -> SourceLog {
         entries_max: 100,
         batch_bytes_max: 1300,
         late_after: Nanos::from_millis(20),
+        opened: true,
+        durable_there: Lsn::new(0),
     })
 }
 

@@ -1,9 +1,10 @@
 //! What is known of each block of each slot: the payload part of it that counts, and the checksum of that part.
 
 use super::LogGeometry;
+use crate::Memory;
 use alloc::vec;
 use alloc::vec::Vec;
-use ibid_units::{CpId, LogBlock};
+use ibid_units::{CpId, LogBlock, SECTOR_BYTES, Span};
 
 /// The part of a page that carries payload, in sectors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,6 +57,19 @@ impl PageTable {
     /// The checksum of that part.
     pub fn crc(&self, segment: CpId, block: LogBlock) -> u32 {
         self.crcs[self.at(segment, block)]
+    }
+
+    /// How many pages from `page` on, of `count`, still hold in memory what was summed when it came.
+    pub fn sound<M: Memory>(&self, segment: CpId, page: LogBlock, count: u32, memory: &M) -> u32 {
+        let is_sound = |n: &u32| {
+            let block = LogBlock::new(page.get() + n);
+            let part = self.part(segment, block);
+            let whole = self.geometry.span(segment, block, 1);
+            let sector = SECTOR_BYTES as u32;
+            let at = whole.at + u64::from(u32::from(part.first) * sector);
+            memory.crc32c(Span::new(at, u32::from(part.count) * sector)) == self.crc(segment, block)
+        };
+        (0..count).take_while(is_sound).count() as u32
     }
 
     /// Forgets a slot's pages, before another segment takes it.

@@ -5,16 +5,22 @@
 //! LOG-3  a slot is reused only when its segment's CP is durable on both nodes and no read or late receive pins it.
 //! LOG-4  an entry is in the index, and so readable, only once it is committed.
 //! LOG-5  a block that holds a batch is written once per lap.
+//! LOG-6  nothing is appended to a segment that was recovered but the batches that its own writer closed, each checked like a mirror's.
+
+#[path = "source_recovered.rs"]
+mod recovered;
 
 use super::{BlockSource, Index, LogGeometry, PagePart, PageTable, nodes_max};
 use crate::memory::Memory;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use ibid_units::{CpId, Epoch, LogBlock, Lsn, Nanos, Sector, Sectors, VolumeId};
+use ibid_units::{CpId, Epoch, LogBlock, Lsn, Mutant, Nanos, Sector, Sectors, VolumeId};
 use ibid_wire::disk::{
     BATCH_HEADER_BYTES, BatchEmitter, BatchHeader, ENTRY_BYTES, ENTRY_PAGES_MAX, Entry, EntryKind,
     SegmentHeader,
 };
+
+pub use recovered::AdoptRefused;
 
 /// What the source's log is made with.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +41,29 @@ pub struct SourceLogConfig {
     pub batch_bytes_max: usize,
     /// How long a sealed segment waits for data still on its way into it before such entries are moved on.
     pub late_after: Nanos,
+    /// False where the log first meets its peer's: it takes no writes before [`SourceLog::open_log`].
+    pub opened: bool,
+    /// The newest entry that the peer is known to hold durably; nothing above it commits before the peer says more. Of an empty
+    /// log `last_lsn`.
+    pub durable_there: Lsn,
+}
+
+/// The token of an entry that no client of this process waits for: recovery found it.
+pub const TOKEN_NONE: u64 = u64::MAX;
+
+/// What a log holds of one segment, as far as batches were closed (source) or are whole (destination).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Who wrote it. Means nothing without batches.
+    pub epoch: Epoch,
+    /// Number of batches.
+    pub batches: u32,
+    /// Checksum of the last of them, 0 without.
+    pub crc: u32,
+    /// The Lsn of its first entry.
+    pub first_lsn: Lsn,
+    /// The Lsn of its last entry; without batches the one before the first.
+    pub last_lsn: Lsn,
 }
 
 /// Room reserved for one write. Given back by exactly one of [`SourceLog::complete`] and [`SourceLog::abandon`].
@@ -57,6 +86,9 @@ pub enum ReserveRefused {
     /// Too many writes are under way.
     #[error("too many writes are under way")]
     Busy,
+    /// The log has not met its peer's yet.
+    #[error("the log is not open yet")]
+    NotOpen,
 }
 
 /// What became of a write whose data is complete.
@@ -85,7 +117,7 @@ pub struct ClosedBatch {
 /// A write that both nodes hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Committed {
-    /// The caller's name for it.
+    /// The caller's name for it; [`TOKEN_NONE`] for an entry that recovery found.
     pub token: u64,
     /// Its Lsn.
     pub lsn: Lsn,
@@ -117,9 +149,39 @@ struct Slot {
     sealed_at: Nanos,
     batches: u32,
     previous: u32,
+    /// Who wrote its batches.
+    epoch: Epoch,
+    /// The first entry of its first batch, where it has one.
+    first_lsn: Lsn,
+    /// The last entry of its last batch, where it has one.
+    batched_lsn: Lsn,
+    /// The last of all its entries, once it is closed.
     last_lsn: Lsn,
     pins: u32,
     index: Index,
+}
+
+impl Slot {
+    /// A committed entry becomes readable (LOG-4).
+    fn insert(&mut self, entry: &Entry, nodes: u32) {
+        let Entry { volume, kind, first, page, pages, sectors } = *entry;
+        let end = first + sectors;
+        for n in 0..nodes {
+            let block = first.block() + u64::from(n);
+            let from = first.get().max(block * 8) - block * 8;
+            let to = end.get().min(block * 8 + 8) - block * 8;
+            let mask = (((1u16 << (to - from)) - 1) << from) as u8;
+            let source = match kind {
+                EntryKind::Write => {
+                    assert!(n < u32::from(pages), "a write has a page for each block");
+                    BlockSource::Page(LogBlock::new(page.get() + n))
+                }
+                EntryKind::Zeroes => BlockSource::Zeroes,
+                EntryKind::Deallocate => BlockSource::Deallocated,
+            };
+            self.index.insert(volume, block, mask, source);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +218,9 @@ pub struct SourceLog {
     /// Entries whose data is complete but whose segment has not its turn yet.
     waiting: VecDeque<Logged>,
     reserved: usize,
+    opened: bool,
+    /// What is durable here commits without the peer.
+    alone: bool,
 }
 
 impl SourceLog {
@@ -179,6 +244,9 @@ impl SourceLog {
                 sealed_at: Nanos::ZERO,
                 batches: 0,
                 previous: 0,
+                epoch: config.epoch,
+                first_lsn: Lsn::new(0),
+                batched_lsn: Lsn::new(0),
                 last_lsn: Lsn::new(0),
                 pins: 0,
                 index: Index::new(nodes_max(geometry.segment_blocks)),
@@ -196,14 +264,36 @@ impl SourceLog {
             next_lsn: config.last_lsn.next(),
             batched: config.last_lsn,
             durable_here: config.last_lsn,
-            durable_there: config.last_lsn,
+            durable_there: config.durable_there,
             committed: config.last_lsn,
             entries: VecDeque::with_capacity(config.entries_max),
             waiting: VecDeque::with_capacity(config.entries_max),
             reserved: 0,
+            opened: config.opened,
+            alone: false,
         };
         log.try_open();
         log
+    }
+
+    /// The log has met its peer's (or goes on without): it takes writes from now on. Once open it stays so.
+    pub fn open_log(&mut self) {
+        self.opened = true;
+        self.try_open();
+    }
+
+    /// True where the log takes writes.
+    pub fn is_open(&self) -> bool {
+        self.opened
+    }
+
+    /// While true, an entry commits when it is durable on this node, whatever the peer holds.
+    pub fn commit_alone(&mut self, alone: bool) {
+        self.alone = alone;
+        if alone {
+            // Whose room counted is away: when it is back it says anew how much it has.
+            self.set_segment_limit(CpId::new(u64::MAX));
+        }
     }
 
     /// The log's geometry.
@@ -224,16 +314,23 @@ impl SourceLog {
 
     /// Opens the next segment where its slot is free (LOG-3) and the peer has room.
     fn try_open(&mut self) {
-        if self.open.is_some() || self.next_segment > self.segment_limit {
-            return;
+        if self.opened && self.open.is_none() && self.next_segment <= self.segment_limit {
+            self.take_slot();
         }
+    }
+
+    /// Opens the next segment where its slot is free (LOG-3). An entry of it is one of this epoch.
+    fn take_slot(&mut self) {
         let segment = self.next_segment;
         let slot = &mut self.slots[self.config.geometry.slot(segment)];
-        if slot.state != SlotState::Free || slot.pins != 0 {
+        if slot.state != SlotState::Free || (slot.pins != 0 && !Mutant::ReusedPinned.is_on()) {
             return;
         }
         slot.state = SlotState::Open;
         slot.segment = segment;
+        slot.epoch = self.config.epoch;
+        slot.first_lsn = Lsn::new(0);
+        slot.batched_lsn = Lsn::new(0);
         slot.next_page = 1;
         slot.promised = 0;
         slot.nodes_promised = 0;
@@ -255,6 +352,9 @@ impl SourceLog {
         first: Sector,
         sectors: Sectors,
     ) -> Result<Placement, ReserveRefused> {
+        if !self.opened {
+            return Err(ReserveRefused::NotOpen);
+        }
         if self.reserved == self.config.entries_max {
             return Err(ReserveRefused::Busy);
         }
@@ -303,12 +403,28 @@ impl SourceLog {
             slot.next_page = 1;
             return false;
         }
+        self.seal_segment(now, segment);
+        true
+    }
+
+    fn seal_segment(&mut self, now: Nanos, segment: CpId) {
+        let slot = self.slot_mut(segment);
         slot.state = SlotState::Sealed;
         slot.sealed_at = now;
         self.open = None;
         self.try_open();
         self.advance(now);
-        true
+    }
+
+    /// Seals the open segment, empty or not, for a CP that has more to carry than what clients wrote. Also before the log is open, then an empty
+    /// one. `None` where no segment is open and none can be; otherwise the segment.
+    pub fn seal_for_cp(&mut self, now: Nanos) -> Option<CpId> {
+        if self.open.is_none() && self.next_segment <= self.segment_limit {
+            self.take_slot();
+        }
+        let segment = self.open?;
+        self.seal_segment(now, segment);
+        Some(segment)
     }
 
     /// True where the open segment holds something that a CP would drain.
@@ -321,6 +437,7 @@ impl SourceLog {
 
     /// A write's data is complete and its pages' checksums are in [`SourceLog::pages`].
     pub fn complete(&mut self, now: Nanos, placement: Placement, token: u64) -> Completion {
+        assert!(token != TOKEN_NONE, "a client's write has a token of its own");
         let slot = self.slot(placement.segment);
         if slot.segment != placement.segment
             || slot.state == SlotState::Closed
@@ -395,7 +512,7 @@ impl SourceLog {
         {
             let late = slot.pending;
             slot.pending = 0;
-            slot.pins += late;
+            slot.pins += if Mutant::LateUnpinned.is_on() { 0 } else { late };
             slot.promised -= late;
             self.reserved -= late as usize;
             self.advance(now);
@@ -455,6 +572,7 @@ impl SourceLog {
             block,
             index,
             previous: self.slots[at].previous,
+            committed: if Mutant::CommitIndexAhead.is_on() { self.batched } else { self.committed },
         };
         let bytes_max = self.config.batch_bytes_max;
         let (entries, pages) = (&self.entries, &self.pages);
@@ -477,7 +595,11 @@ impl SourceLog {
         slot.batches += 1;
         slot.previous = crc;
         slot.promised -= count as u32;
+        if with_header {
+            slot.first_lsn = first_lsn;
+        }
         self.batched = self.batched.plus(count);
+        slot.batched_lsn = self.batched;
         Some(ClosedBatch { segment, block, with_header, last: self.batched })
     }
 
@@ -516,33 +638,24 @@ impl SourceLog {
         self.try_open();
     }
 
-    /// The next write that both nodes hold; it becomes readable now (LOG-4).
+    /// The next write that both nodes hold (alone: this one); it becomes readable now (LOG-4). Entries that recovery found come first, with
+    /// [`TOKEN_NONE`].
     pub fn pop_committed(&mut self) -> Option<Committed> {
-        if self.committed >= self.durable_here.min(self.durable_there) {
+        let alone = self.alone || Mutant::AckBeforePeer.is_on();
+        let there = if alone { self.durable_here } else { self.durable_there };
+        let both =
+            if Mutant::AckBeforeFlush.is_on() { there } else { self.durable_here.min(there) };
+        if self.committed >= both {
             return None;
         }
         let logged = self.entries.pop_front().expect("LOG-1: a durable entry is still queued");
         self.committed = self.committed.next();
-        self.reserved -= 1;
-        let Entry { volume, kind, first, page, pages, sectors } = logged.entry;
+        if logged.token != TOKEN_NONE {
+            self.reserved -= 1;
+        }
         let slot = self.slot_mut(logged.segment);
         slot.nodes_promised -= logged.nodes as usize;
-        let end = first + sectors;
-        for n in 0..logged.nodes {
-            let block = first.block() + u64::from(n);
-            let from = first.get().max(block * 8) - block * 8;
-            let to = end.get().min(block * 8 + 8) - block * 8;
-            let mask = (((1u16 << (to - from)) - 1) << from) as u8;
-            let source = match kind {
-                EntryKind::Write => {
-                    assert!(n < u32::from(pages), "a write has a page for each block");
-                    BlockSource::Page(LogBlock::new(page.get() + n))
-                }
-                EntryKind::Zeroes => BlockSource::Zeroes,
-                EntryKind::Deallocate => BlockSource::Deallocated,
-            };
-            slot.index.insert(volume, block, mask, source);
-        }
+        slot.insert(&logged.entry, logged.nodes);
         Some(Committed { token: logged.token, lsn: self.committed, arrived: logged.arrived })
     }
 
@@ -553,7 +666,8 @@ impl SourceLog {
         }
         let slot = self.slot(self.oldest);
         let closed = slot.state == SlotState::Closed && self.batched >= slot.last_lsn;
-        (closed && self.committed >= slot.last_lsn).then_some(self.oldest)
+        let committed = self.committed >= slot.last_lsn || Mutant::DrainedUncommitted.is_on();
+        (closed && committed).then_some(self.oldest)
     }
 
     /// The index of a segment that is drained.
@@ -602,14 +716,19 @@ impl SourceLog {
     ) -> [Option<(CpId, BlockSource)>; 8] {
         let mut found = [None; 8];
         let mut left = wanted;
-        let mut segment = self.appending.get().min(self.next_segment.get() - 1);
+        let newest = self.appending.get().min(self.next_segment.get() - 1);
+        let mut segment = newest;
         while left != 0 && segment >= self.oldest.get() {
-            let slot = self.slot(CpId::new(segment));
+            let slot = self.slot(CpId::new(if Mutant::OlderVersionWins.is_on() {
+                self.oldest.get() + newest - segment
+            } else {
+                segment
+            }));
             for (mask, source) in slot.index.lookup(volume, block) {
                 let mask = mask & left;
                 for (sector, place) in found.iter_mut().enumerate() {
                     if mask >> sector & 1 == 1 {
-                        *place = Some((CpId::new(segment), source));
+                        *place = Some((slot.segment, source));
                     }
                 }
                 left &= !mask;
@@ -617,6 +736,24 @@ impl SourceLog {
             segment -= 1;
         }
         found
+    }
+
+    /// What is closed in batches of a segment after the newest CP; `None` where it is not retained.
+    pub fn held(&self, segment: CpId) -> Option<Held> {
+        if !self.retains(segment) {
+            return None;
+        }
+        let slot = self.slot(segment);
+        let before = match slot.state {
+            SlotState::Closed => slot.last_lsn,
+            SlotState::Free | SlotState::Open | SlotState::Sealed => self.batched,
+        };
+        let (first_lsn, last_lsn) = match slot.batches {
+            0 => (before.next(), before),
+            _ => (slot.first_lsn, slot.batched_lsn),
+        };
+        let Slot { epoch, batches, previous, .. } = *slot;
+        Some(Held { epoch, batches, crc: previous, first_lsn, last_lsn })
     }
 
     /// Batches closed so far in a segment that is retained.
@@ -669,7 +806,7 @@ impl SourceLog {
     }
     /// The slot that would be opened next if nothing pinned it: what it holds is drained, and only reads and late data keep it.
     pub fn held_slot(&self) -> Option<usize> {
-        if self.open.is_some() || self.next_segment > self.segment_limit {
+        if !self.opened || self.open.is_some() || self.next_segment > self.segment_limit {
             return None;
         }
         let at = self.config.geometry.slot(self.next_segment);

@@ -17,6 +17,8 @@ fn log(segments: u32) -> (SourceLog, PlainMemory) {
         entries_max: 1000,
         batch_bytes_max: 1300,
         late_after: Nanos::from_millis(20),
+        opened: true,
+        durable_there: Lsn::new(0),
     };
     (SourceLog::new(config), PlainMemory(vec![0; geometry.bytes() as usize]))
 }
@@ -177,4 +179,26 @@ fn opcodes_are_logged_without_pages() {
     let found = log.lookup(VolumeId::new(0), 0, 0xFF);
     assert_eq!(found[3], None);
     assert_eq!(found[4], Some((CpId::new(1), BlockSource::Deallocated)));
+}
+
+#[test]
+fn a_log_that_goes_on_alone_is_not_held_up_by_the_room_of_a_peer_that_is_away() {
+    let (mut log, mut memory) = log(3);
+    log.set_segment_limit(CpId::new(1));
+    for n in 0..2 {
+        let placement = reserve(&mut log, n * 2000, 8 * 250).expect("room in the first segment");
+        (0..250).for_each(|page| log.set_page(&placement, page, 7));
+        assert_eq!(log.complete(NOW, placement, 1), Completion::Logged);
+    }
+    assert_eq!(reserve(&mut log, 0, 8 * 250), Err(ReserveRefused::Full));
+    log.commit_alone(true);
+    let placement = reserve(&mut log, 0, 8).expect("room in the second");
+    log.set_page(&placement, 0, 7);
+    assert_eq!(log.complete(NOW, placement, 1), Completion::Logged);
+    while log.close_batch(&mut memory).is_some() {}
+    // Back, it says how much room it has.
+    log.commit_alone(false);
+    log.set_segment_limit(CpId::new(2));
+    assert!(log.seal(NOW));
+    assert_eq!(reserve(&mut log, 0, 8), Err(ReserveRefused::Full));
 }

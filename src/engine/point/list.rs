@@ -1,19 +1,23 @@
-//! Makes a CP's list: the sealed segment's index, sorted by volume and block, as runs.
-//! Works in slices of bounded length, so that writes go on between them. All memory is taken at start.
-//! CP-1  the list names every dirty sector of the segment exactly once, in rising order, with its newest version.
+//! Makes a CP's list: the sealed segment's index, sorted by volume and block, as runs; and between them what the CP brings from the
+//! out-of-sync map. Works in slices of bounded length, so that writes go on between them. All memory is taken at start.
+//! CP-1  the list names every dirty sector of the segment, with its newest version, and every other sector of a block that is
+//!       brought, exactly once and in rising order. How the segment is cut into runs does not depend on what is brought.
 
 use crate::log::{BlockSource, Index, PageTable, nodes_max};
+use crate::sync::CatchUp;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
-use ibid_units::{CpId, LogBlock, Sector, Sectors, VolumeId};
+use ibid_units::{CpId, LogBlock, Mutant, Sector, Sectors, VolumeId};
 use ibid_wire::Crc32c;
 use ibid_wire::peer::{RECORD_BYTES, RUN_SECTORS_MAX, Record, RecordKind};
 
 /// Nodes sorted in one step: about 30 µs.
 const SORT_NODES: usize = 1024;
-/// Nodes merged in one step.
+/// Nodes merged in one step …
 const MERGE_NODES: usize = 512;
+/// … of which a block that is brought counts as so many, for its bytes are summed: 64 of them in a step, 256 KiB.
+const BROUGHT_NODES: usize = 8;
 
 /// A list of records, in the form it has on the wire.
 #[derive(Debug)]
@@ -23,9 +27,9 @@ pub struct CpList {
 }
 
 impl CpList {
-    /// An empty list with room for what one segment of `blocks` blocks can need.
-    pub fn new(segment_blocks: u32) -> Self {
-        let records_max = records_max(segment_blocks);
+    /// An empty list with room for what one segment of so many blocks can need, and catch-up of so many.
+    pub fn new(segment_blocks: u32, catch_up_blocks: u32) -> Self {
+        let records_max = records_max(segment_blocks, catch_up_blocks);
         Self { records: Vec::with_capacity(records_max), records_max }
     }
     /// Takes all records away.
@@ -66,15 +70,16 @@ impl CpList {
     pub fn push(&mut self, record: &Record) {
         assert!(
             self.records.len() < self.records_max,
-            "CP-1: a segment needs no more records than it has room for"
+            "CP-1: a CP needs no more records than its list has room for"
         );
         self.records.push(record.emit());
     }
 }
 
-/// Records that the list of one segment can need: four runs of sectors in each version of a block, and a record before each volume.
-pub const fn records_max(segment_blocks: u32) -> usize {
-    4 * nodes_max(segment_blocks) + ibid_wire::disk::VOLUMES_MAX
+/// Records that the list of one CP can need: four runs of sectors in each version of a block, as many between them in a block that is
+/// brought, and a record before each volume.
+pub const fn records_max(segment_blocks: u32, catch_up_blocks: u32) -> usize {
+    4 * (nodes_max(segment_blocks) + catch_up_blocks as usize) + ibid_wire::disk::VOLUMES_MAX
 }
 
 /// Makes the list of one segment after another.
@@ -87,8 +92,53 @@ pub struct Lister {
     /// The next node of each stretch: (key, place in `order`).
     heads: BinaryHeap<Reverse<(u64, u32)>>,
     merging: bool,
+    /// Blocks of the catch-up that are in the list.
+    brought: usize,
     run: Option<Run>,
     volume: Option<VolumeId>,
+}
+
+/// Where a sector's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the log, or nowhere because of an opcode there.
+    Log(BlockSource),
+    /// In this page of staging memory.
+    Staging(u32),
+    /// Nowhere: the block that is brought is zero.
+    Hole,
+}
+
+/// What a list is made from.
+struct Tables<'a, F> {
+    segment: CpId,
+    pages: &'a PageTable,
+    /// Sums a part of a staging page.
+    staged_crc: F,
+}
+
+impl<F: FnMut(u32, u32, u32) -> u32> Tables<'_, F> {
+    /// How the list names a place: the kind, the page that holds it and the sum of that page's part, where there is one.
+    fn name(
+        &mut self,
+        place: Place,
+        first: Sector,
+        count: u32,
+    ) -> (RecordKind, Option<(u32, u32)>) {
+        match place {
+            Place::Log(BlockSource::Page(page)) => {
+                let crc = self.pages.crc(self.segment, page);
+                (RecordKind::Reference(page), Some((page.get(), crc)))
+            }
+            Place::Log(BlockSource::Zeroes) => (RecordKind::Zeroes, None),
+            Place::Log(BlockSource::Deallocated) => (RecordKind::Deallocate, None),
+            Place::Staging(page) => {
+                let crc = (self.staged_crc)(page, first.in_block(), count);
+                (RecordKind::Block, Some((page, crc)))
+            }
+            Place::Hole => (RecordKind::Hole, None),
+        }
+    }
 }
 
 struct Run {
@@ -116,6 +166,7 @@ impl Lister {
             sorted: 0,
             heads: BinaryHeap::with_capacity(nodes / SORT_NODES + 2),
             merging: false,
+            brought: 0,
             run: None,
             volume: None,
         }
@@ -128,29 +179,49 @@ impl Lister {
         self.sorted = 0;
         self.heads.clear();
         self.merging = false;
+        self.brought = 0;
         self.run = None;
         self.volume = None;
         list.clear();
     }
 
-    /// Does a slice of the work; true when the list is complete.
+    /// Does a slice of the work; true when the list is complete. `staged_crc` sums sectors `(page, first, count)` of staging memory.
     pub fn step(
         &mut self,
         segment: CpId,
         index: &Index,
         pages: &PageTable,
+        catch_up: &CatchUp,
+        staged_crc: impl FnMut(u32, u32, u32) -> u32,
         list: &mut CpList,
     ) -> bool {
         if !self.merging {
             self.sort_step(index);
             return false;
         }
-        for _ in 0..MERGE_NODES {
-            let Some(&Reverse((key, _))) = self.heads.peek() else {
-                self.end_run(list);
+        let mut tables = Tables { segment, pages, staged_crc };
+        let mut nodes = 0;
+        while nodes < MERGE_NODES {
+            let written = self.heads.peek().map(|Reverse((key, _))| *key);
+            let brought = catch_up
+                .get(self.brought)
+                .map(|brought| crate::log::key(brought.volume, brought.block));
+            let Some(key) = written.into_iter().chain(brought).min() else {
+                if !Mutant::LastRunDropped.is_on() {
+                    self.end_run(list);
+                }
                 return true;
             };
-            self.merge_block(segment, key, index, pages, list);
+            let mut sectors = [None; 8];
+            nodes += 1;
+            if written == Some(key) {
+                self.take_written(key, index, &mut sectors);
+            }
+            if brought == Some(key) {
+                nodes += BROUGHT_NODES;
+                self.take_brought(catch_up, &mut sectors);
+            }
+            self.merge_block(key, &sectors, &mut tables, list);
         }
         false
     }
@@ -172,26 +243,19 @@ impl Lister {
         self.merging = self.collected == nodes;
     }
 
-    /// Takes every node of one block off the stretches and turns its sectors into runs.
-    fn merge_block(
-        &mut self,
-        segment: CpId,
-        key: u64,
-        index: &Index,
-        pages: &PageTable,
-        list: &mut CpList,
-    ) {
-        let mut sectors: [Option<BlockSource>; 8] = [None; 8];
+    /// Takes every node of one block off the stretches: its dirty sectors.
+    fn take_written(&mut self, key: u64, index: &Index, sectors: &mut [Option<Place>; 8]) {
         while let Some(&Reverse((head, at))) = self.heads.peek() {
             if head != key {
                 break;
             }
             self.heads.pop();
             let (_, mask, source) = index.node(self.order[at as usize]);
+            let mask = if Mutant::SectorDropped.is_on() { mask & 0x7F } else { mask };
             for (sector, place) in sectors.iter_mut().enumerate() {
                 if mask >> sector & 1 == 1 {
                     assert!(place.is_none(), "CP-1: a sector has one newest version");
-                    *place = Some(source);
+                    *place = Some(Place::Log(source));
                 }
             }
             let next = at as usize + 1;
@@ -199,65 +263,85 @@ impl Lister {
                 self.heads.push(Reverse((index.node(self.order[next]).0, next as u32)));
             }
         }
+    }
+
+    /// Takes the next block of the catch-up: the sectors that the segment does not write.
+    fn take_brought(&mut self, catch_up: &CatchUp, sectors: &mut [Option<Place>; 8]) {
+        let page = self.brought as u32;
+        let Some(brought) = catch_up.get(self.brought) else { return };
+        self.brought += 1;
+        // What could not be read stays in the map.
+        if brought.bad {
+            return;
+        }
+        let zero = brought.zero;
+        for place in
+            sectors.iter_mut().filter(|place| place.is_none() || Mutant::BroughtWins.is_on())
+        {
+            *place = Some(if zero { Place::Hole } else { Place::Staging(page) });
+        }
+    }
+
+    /// Turns the sectors of one block into runs.
+    fn merge_block(
+        &mut self,
+        key: u64,
+        sectors: &[Option<Place>; 8],
+        tables: &mut Tables<'_, impl FnMut(u32, u32, u32) -> u32>,
+        list: &mut CpList,
+    ) {
         let (volume, block) = crate::log::unkey(key);
         let mut sector = 0;
         while sector < 8 {
-            let Some(source) = sectors[sector] else {
+            let Some(place) = sectors[sector] else {
                 sector += 1;
                 continue;
             };
-            let same = sectors[sector..].iter().take_while(|other| **other == Some(source)).count();
+            let same = sectors[sector..].iter().take_while(|other| **other == Some(place)).count();
             let first = Sector::new(block * 8 + sector as u64);
-            self.extend(segment, volume, first, same as u32, source, pages, list);
+            let (kind, page) = tables.name(place, first, same as u32);
+            self.extend(volume, first, same as u32, kind, page, list);
             sector += same;
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the run and the three tables it is made from")]
+    /// Adds sectors of one block to the run at hand where they go on there, else ends it and begins another.
     fn extend(
         &mut self,
-        segment: CpId,
         volume: VolumeId,
         first: Sector,
         count: u32,
-        source: BlockSource,
-        pages: &PageTable,
+        kind: RecordKind,
+        page: Option<(u32, u32)>,
         list: &mut CpList,
     ) {
         if let Some(run) = &mut self.run {
             let adjoins = run.volume == volume
                 && run.first.get() + u64::from(run.sectors) == first.get()
                 && run.sectors + count <= RUN_SECTORS_MAX;
-            let continues = adjoins
-                && match (run.kind, source) {
-                    (RecordKind::Reference(_), BlockSource::Page(page)) => {
-                        // In the same block the page stays; a new block begins the next page.
-                        let due = run.last_page + u32::from(first.in_block() == 0);
-                        if page.get() == due && first.in_block() == 0 {
-                            run.last_page = due;
-                            run.digest.push(pages.crc(segment, page));
-                        }
-                        page.get() == due
-                    }
-                    (RecordKind::Zeroes, BlockSource::Zeroes)
-                    | (RecordKind::Deallocate, BlockSource::Deallocated) => true,
-                    _ => false,
-                };
-            if continues {
+            let same_kind = match (run.kind, kind) {
+                (RecordKind::Reference(_), RecordKind::Reference(_)) => true,
+                (one, other) => one == other,
+            };
+            // A new block begins the next page; within a block another page is another version.
+            let goes_on =
+                page.is_none_or(|(page, _)| first.in_block() == 0 && page == run.last_page + 1);
+            if adjoins && same_kind && goes_on {
                 run.sectors += count;
+                if let Some((page, crc)) = page {
+                    run.last_page = page;
+                    run.digest.push(crc);
+                }
                 return;
             }
         }
         self.end_run(list);
         let mut digest = Crc32c::new();
-        let (kind, last_page) = match source {
-            BlockSource::Page(page) => {
-                digest.push(pages.crc(segment, page));
-                (RecordKind::Reference(page), page.get())
-            }
-            BlockSource::Zeroes => (RecordKind::Zeroes, 0),
-            BlockSource::Deallocated => (RecordKind::Deallocate, 0),
-        };
+        let mut last_page = 0;
+        if let Some((page, crc)) = page {
+            last_page = page;
+            digest.push(crc);
+        }
         self.run = Some(Run { kind, volume, first, sectors: count, last_page, digest });
     }
 
@@ -268,10 +352,10 @@ impl Lister {
             list.push(&Record::volume(run.volume));
         }
         let digest = match run.kind {
-            RecordKind::Reference(_) => run.digest.finish(),
+            RecordKind::Reference(_) | RecordKind::Block => run.digest.finish(),
             RecordKind::Zeroes
             | RecordKind::Deallocate
-            | RecordKind::Block
+            | RecordKind::Hole
             | RecordKind::Volume(_) => 0,
         };
         list.push(&Record {

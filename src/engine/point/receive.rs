@@ -30,9 +30,9 @@ pub struct ListReceiver {
 }
 
 impl ListReceiver {
-    /// For lists of segments of this size.
-    pub fn new(segment_blocks: u32) -> Self {
-        let records_max = super::records_max(segment_blocks);
+    /// For lists of segments of this size, and catch-up of so many blocks.
+    pub fn new(segment_blocks: u32, catch_up_blocks: u32) -> Self {
+        let records_max = super::records_max(segment_blocks, catch_up_blocks);
         Self {
             open: None,
             state: ListState::Idle,

@@ -6,6 +6,7 @@ use ibid_units::{LogBlock, Lsn, Sector, Sectors, VolumeId};
 use ibid_wire::peer::{Record, RecordKind};
 
 const BLOCKS: u32 = 512;
+const CATCH_UP: u32 = 64;
 const BEFORE: [u8; 32] = [7; 32];
 
 /// A list of `runs` records behind that of its volume.
@@ -36,6 +37,7 @@ fn announce(cp: u64, records: &[Record]) -> (CpOpen, Vec<u8>) {
         batches: 1,
         list_crc: ibid_wire::crc32c(&bytes),
         full: false,
+        in_sync: false,
         chain_before: BEFORE,
         chain_after: chain.finish(),
     };
@@ -49,7 +51,7 @@ struct Receiving {
 
 impl Receiving {
     fn new() -> Self {
-        Self { lists: ListReceiver::new(BLOCKS), list: CpList::new(BLOCKS) }
+        Self { lists: ListReceiver::new(BLOCKS, CATCH_UP), list: CpList::new(BLOCKS, CATCH_UP) }
     }
     /// Announces after CP 3.
     fn announced(&mut self, open: &CpOpen) -> bool {
@@ -178,7 +180,7 @@ fn only_the_cp_that_follows_in_this_history_is_announced() {
 
 #[test]
 fn a_list_longer_than_a_segment_can_need_is_refused() {
-    let most = super::super::records_max(BLOCKS) as u32;
+    let most = super::super::records_max(BLOCKS, CATCH_UP) as u32;
     let (open, _) = announce(4, &[]);
     for records in [most + 1, u32::MAX] {
         let mut at = Receiving::new();

@@ -2,7 +2,7 @@
 //! several blocks sees each write whole or not at all.
 
 use crate::log::{BlockSource, SourceLog};
-use ibid_units::{CpId, LogBlock, Sector, Sectors, VolumeId};
+use ibid_units::{CpId, LogBlock, Mutant, Sector, Sectors, VolumeId};
 
 /// A stretch of a read, in the order of the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,10 +91,12 @@ pub fn plan_read(
                 Some((segment, BlockSource::Page(page))) => {
                     Fragment::Log { segment, page, in_page: sector, sectors: 1 }
                 }
-                Some((_, BlockSource::Zeroes | BlockSource::Deallocated)) => {
+                Some((_, BlockSource::Zeroes | BlockSource::Deallocated))
+                    if !Mutant::ZeroesFromVolume.is_on() =>
+                {
                     Fragment::Zeroes { sectors: 1 }
                 }
-                None => Fragment::Volume {
+                Some(_) | None => Fragment::Volume {
                     first: Sector::new(block * 8 + u64::from(sector)),
                     sectors: 1,
                 },
@@ -139,7 +141,7 @@ impl ReadGate {
     }
     /// True when every read from before the turn is over.
     pub fn is_clear(&self) -> bool {
-        self.under_way[1 - self.generation] == 0
+        self.under_way[1 - self.generation] == 0 || Mutant::ReadGateOpen.is_on()
     }
 }
 
