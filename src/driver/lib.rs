@@ -5,6 +5,7 @@
 mod arena;
 mod memory;
 mod clock;
+mod extents;
 pub mod idle;
 mod file;
 mod uring;
@@ -14,6 +15,7 @@ pub mod no_alloc;
 
 pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, PageSize};
 pub use clock::MonotonicClock;
+pub use extents::EXTENTS_MAX;
 pub use file::{DiskFile, FileWarning, OpenError, OpenOptions};
 pub use memory::{HugeRefused, HugeReserve};
 pub use tcp::{SEND_PIECES_MAX, TcpStreams};
