@@ -1,9 +1,10 @@
-//! Which pages of a CP's list the source sends as blocks, and how far it is: all of them in `cp_mode = "full"`, otherwise those of
-//! references that the destination refused. Bounded by the credit the destination gives.
+//! Which pages of a CP's list the source sends as blocks, and how far it is: those of block records, which the destination can have from
+//! nowhere else; of references, all in `cp_mode = "full"`, otherwise those that the destination refused. In the order of the list, as
+//! far as it is known what is refused. Bounded by the credit the destination gives.
 
 use ibid_engine::link::{Item, ItemKind};
 use ibid_engine::point::{Apply, CpList};
-use ibid_units::{CpId, LogBlock};
+use ibid_units::{CpId, LogBlock, Mutant};
 use ibid_wire::peer::RecordKind;
 use std::collections::VecDeque;
 
@@ -15,44 +16,49 @@ pub(crate) struct BlockSender {
     /// Records that were queued already, a bit each.
     queued: Vec<u64>,
     wanted: VecDeque<u32>,
-    /// In full mode, the next record to be sent.
-    next: Option<usize>,
+    /// References are sent unasked.
+    full: bool,
+    /// No record before this one is still to be sent unasked.
+    next: usize,
     /// The record at hand: (index, page in it, sector in the page).
     at: Option<(usize, u32, u32)>,
     sent: u32,
     credit: u32,
+    /// The destination's attempt at this CP, as it last said; each wants its blocks anew.
+    round: u32,
+    brings: bool,
     blocks: u64,
 }
 
 impl BlockSender {
-    pub(crate) fn new(segment_blocks: u32) -> Self {
-        let records_max = ibid_engine::point::records_max(segment_blocks);
+    pub(crate) fn new(segment_blocks: u32, catch_up_blocks: u32) -> Self {
+        let records_max = ibid_engine::point::records_max(segment_blocks, catch_up_blocks);
         Self {
             queued: vec![0; records_max.div_ceil(64)],
             wanted: VecDeque::with_capacity(WANTED_MAX),
-            next: None,
+            full: false,
+            next: 0,
             at: None,
             sent: 0,
             credit: 0,
+            round: 0,
+            brings: false,
             blocks: 0,
         }
     }
 
-    /// A new CP, or the same one with a destination that starts over.
-    pub(crate) fn start(&mut self) {
+    /// A new CP, or the same one with a destination that starts over. `full`: it proves no references; `brings`: there are block records.
+    pub(crate) fn start(&mut self, full: bool, brings: bool) {
         self.queued.fill(0);
         self.wanted.clear();
-        self.next = None;
+        self.full = full;
+        self.brings = brings;
+        self.round = 0;
+        // Most lists have nothing to be sent unasked, and are not searched for it.
+        self.next = if full || brings { 0 } else { usize::MAX };
         self.at = None;
         self.sent = 0;
         self.credit = 0;
-    }
-
-    /// Sends every record from now on (`cp_mode = "full"`), if it has not begun to.
-    pub(crate) fn want_all(&mut self) {
-        if self.next.is_none() {
-            self.next = Some(0);
-        }
     }
 
     /// The destination refuses a record; true where it had not been named before and its blocks will be sent.
@@ -66,6 +72,14 @@ impl BlockSender {
             self.wanted.push_back(record);
         }
         is_new
+    }
+
+    /// The destination has begun its attempt number `round` at this CP: what was sent for an earlier one counts no more.
+    pub(crate) fn set_round(&mut self, round: u32) {
+        if round != self.round && !Mutant::RoundIgnored.is_on() {
+            self.start(self.full, self.brings);
+            self.round = round;
+        }
     }
 
     /// Pieces that may have been sent in all.
@@ -119,33 +133,43 @@ impl BlockSender {
     }
 
     fn next_record(&mut self, list: &CpList) -> Option<usize> {
-        if let Some(record) = self.wanted.pop_front() {
-            return Some(record as usize);
+        while self.next < list.len() && !self.is_unasked(list, self.next) {
+            self.next += 1;
         }
-        let next = self.next.as_mut()?;
-        while *next < list.len() {
-            let index = *next;
-            *next += 1;
-            let has_bytes = list
-                .get(index)
-                .is_some_and(|record| matches!(record.kind, RecordKind::Reference(_)));
-            if has_bytes {
-                return Some(index);
-            }
+        let refused = self.wanted.front().map(|record| *record as usize);
+        if let Some(record) = refused.filter(|record| *record < self.next) {
+            self.wanted.pop_front();
+            return Some(record);
         }
-        None
+        if self.next >= list.len() {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+
+    fn is_unasked(&self, list: &CpList, index: usize) -> bool {
+        match list.get(index).expect("a record of the list").kind {
+            RecordKind::Block => true,
+            RecordKind::Reference(_) => self.full,
+            RecordKind::Zeroes
+            | RecordKind::Deallocate
+            | RecordKind::Hole
+            | RecordKind::Volume(_) => false,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ibid_engine::point::Prove;
+    use ibid_engine::log::LogGeometry;
+    use ibid_engine::point::{Prove, Side};
     use ibid_units::{Sector, Sectors, VolumeId};
     use ibid_wire::peer::Record;
 
     fn list() -> CpList {
-        let mut list = CpList::new(64);
+        let mut list = CpList::new(64, 16);
         list.push(&Record::volume(VolumeId::new(0)));
         let run = |first, sectors, kind| Record {
             kind,
@@ -156,15 +180,17 @@ mod tests {
         list.push(&run(6, 12, RecordKind::Reference(LogBlock::new(1))));
         list.push(&run(24, 8, RecordKind::Zeroes));
         list.push(&run(32, 8, RecordKind::Reference(LogBlock::new(9))));
+        list.push(&run(40, 20, RecordKind::Block));
+        list.push(&run(64, 8, RecordKind::Hole));
         list
     }
 
     fn pieces(piece: u32, setup: impl FnOnce(&mut BlockSender, &CpList)) -> Vec<(u32, u8, u8)> {
         let list = list();
-        let mut apply = Apply::new(64, vec![1000]);
+        let geometry = LogGeometry { segments: 2, segment_blocks: 64, arena_at: 0 };
+        let mut apply = Apply::new(Side::Source, geometry, 16, vec![1000]);
         assert!(apply.start(CpId::new(1), &list, Prove::Nothing));
-        let mut sender = BlockSender::new(64);
-        sender.start();
+        let mut sender = BlockSender::new(64, 16);
         setup(&mut sender, &list);
         let mut out = Vec::new();
         while let Some(item) = sender.next_item(CpId::new(1), &list, &apply, piece) {
@@ -174,23 +200,28 @@ mod tests {
         out
     }
 
+    /// The pieces of the block record.
+    const BLOCKS: [(u32, u8, u8); 3] = [(4, 0, 8), (5, 0, 8), (6, 0, 4)];
+
     #[test]
-    fn full_mode_sends_every_sector_of_every_reference_once() {
+    fn full_mode_sends_every_sector_that_lies_in_a_page_once() {
         let all = pieces(8, |sender, _| {
+            sender.start(true, true);
             sender.set_credit(100);
-            sender.want_all();
         });
-        assert_eq!(all, [(0, 6, 2), (1, 0, 8), (2, 0, 2), (3, 0, 8)]);
+        assert_eq!(all[..4], [(0, 6, 2), (1, 0, 8), (2, 0, 2), (3, 0, 8)]);
+        assert_eq!(all[4..], BLOCKS);
         let small = pieces(2, |sender, _| {
+            sender.start(true, true);
             sender.set_credit(100);
-            sender.want_all();
         });
-        assert_eq!(small.iter().map(|piece| u32::from(piece.2)).sum::<u32>(), 20);
+        assert_eq!(small.iter().map(|piece| u32::from(piece.2)).sum::<u32>(), 40);
     }
 
     #[test]
     fn a_refused_record_is_sent_once_however_often_it_is_named_and_nothing_beyond_the_credit() {
         let refused = pieces(8, |sender, list| {
+            sender.start(false, false);
             sender.set_credit(100);
             assert!(sender.refused(3, list));
             assert!(!sender.refused(3, list));
@@ -199,9 +230,30 @@ mod tests {
         });
         assert_eq!(refused, [(3, 0, 8)]);
         let short = pieces(8, |sender, _| {
+            sender.start(true, true);
             sender.set_credit(2);
-            sender.want_all();
         });
         assert_eq!(short.len(), 2);
+    }
+
+    #[test]
+    fn block_records_are_sent_unasked_and_refused_references_in_their_place_among_them() {
+        let unasked = pieces(8, |sender, list| {
+            sender.start(false, true);
+            sender.set_credit(100);
+            assert!(!sender.refused(4, list), "a block is not refused");
+        });
+        assert_eq!(unasked, BLOCKS);
+        let both = pieces(8, |sender, list| {
+            sender.start(false, true);
+            sender.set_credit(100);
+            assert!(sender.refused(3, list));
+        });
+        assert_eq!(both[0], (3, 0, 8));
+        assert_eq!(both[1..], BLOCKS);
+        let none = pieces(8, |sender, _| {
+            sender.start(false, true);
+        });
+        assert!(none.is_empty(), "there is no credit");
     }
 }

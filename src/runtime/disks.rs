@@ -20,6 +20,22 @@ pub(crate) enum Work {
     Superblock,
     /// The flush after it.
     SuperblockFlush,
+    /// A page of the out-of-sync map from staging slot `slot`.
+    MapWrite { slot: u32 },
+    /// The flush after those.
+    MapFlush,
+    /// A run of blocks that a CP brings, from staging page `page` on.
+    Bring { page: u32 },
+    /// A page of the log, read again because memory no longer holds what came.
+    Heal,
+    /// The first batch of a tail that is dropped, overwritten …
+    Erase,
+    /// … and the flush after it.
+    EraseFlush,
+    /// What the peer asked of a volume.
+    Answer { slot: u32 },
+    /// What a source does with its volumes between two CPs.
+    Between,
 }
 
 impl Work {
@@ -32,6 +48,14 @@ impl Work {
             Work::Block { page } => (4, page),
             Work::Superblock => (5, 0),
             Work::SuperblockFlush => (6, 0),
+            Work::MapWrite { slot } => (7, slot),
+            Work::MapFlush => (8, 0),
+            Work::Bring { page } => (9, page),
+            Work::Heal => (10, 0),
+            Work::Answer { slot } => (11, slot),
+            Work::Erase => (12, 0),
+            Work::EraseFlush => (13, 0),
+            Work::Between => (14, 0),
         };
         kind << 32 | value as u64
     }
@@ -46,6 +70,14 @@ impl Work {
             4 => Work::Block { page: value },
             5 => Work::Superblock,
             6 => Work::SuperblockFlush,
+            7 => Work::MapWrite { slot: value },
+            8 => Work::MapFlush,
+            9 => Work::Bring { page: value },
+            10 => Work::Heal,
+            11 => Work::Answer { slot: value },
+            12 => Work::Erase,
+            13 => Work::EraseFlush,
+            14 => Work::Between,
             other => panic!("a disk gave token kind {other}, which nobody submitted"),
         }
     }

@@ -14,9 +14,16 @@ pub struct LayoutConfig {
     pub read_blocks: u32,
     /// … and beside the log: for late data of clients (source), for block payload on its way to a volume (destination).
     pub staging_blocks: u32,
+    /// Blocks read from volumes for a peer that is being caught up (source).
+    pub catch_up_blocks: u32,
+    /// Blocks for what one node asks of the other outside the log's order.
+    pub answer_blocks: u32,
 }
 
-/// The arena's regions, in order: log, reads, staging, zeroes, superblock.
+/// Pages of the out-of-sync map that are read or written at once.
+pub const MAP_STAGING_BLOCKS: u32 = 16;
+
+/// The arena's regions, in order: log, reads, staging, catch-up, answers, map, zeroes, superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
     /// The log's slots, from offset 0 on.
@@ -25,6 +32,12 @@ pub struct Layout {
     pub reads: Span64,
     /// Memory beside the log: late data at a source, blocks on their way to a volume at a destination.
     pub staging: Span64,
+    /// Blocks of volumes on their way to a peer that is being caught up.
+    pub catch_up: Span64,
+    /// What was asked of the peer, or is being read for it.
+    pub answers: Span64,
+    /// Pages of the out-of-sync map between memory and device.
+    pub map: Span64,
     /// One MiB that is never written.
     pub zeroes: Span,
     /// One block for writing superblocks from.
@@ -56,9 +69,12 @@ impl Layout {
         };
         let reads = Span64 { at: log.bytes(), blocks: config.read_blocks };
         let staging = Span64 { at: reads.end(), blocks: config.staging_blocks };
-        let zeroes = Span::new(staging.end(), 1 << 20);
+        let catch_up = Span64 { at: staging.end(), blocks: config.catch_up_blocks };
+        let answers = Span64 { at: catch_up.end(), blocks: config.answer_blocks };
+        let map = Span64 { at: answers.end(), blocks: MAP_STAGING_BLOCKS };
+        let zeroes = Span::new(map.end(), 1 << 20);
         let superblock = Span::new(zeroes.end(), BLOCK_BYTES as u32);
-        Layout { log, reads, staging, zeroes, superblock }
+        Layout { log, reads, staging, catch_up, answers, map, zeroes, superblock }
     }
 
     /// Bytes the arena must have.

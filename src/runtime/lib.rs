@@ -7,23 +7,29 @@ mod destination;
 mod disks;
 mod frames;
 mod layout;
+mod map;
 mod memory;
 mod persist;
 mod pool;
+mod recover;
 mod shard;
 mod slots;
 mod snapshot;
 mod source;
 mod superblock;
+mod trouble;
+mod verify;
 mod volumes;
 
 pub use destination::Destination;
-pub use layout::{Layout, LayoutConfig};
+pub use layout::{Layout, LayoutConfig, MAP_STAGING_BLOCKS, Span64};
+pub use recover::{Recovered, RecoveryReport, Turn, Unrecovered};
 pub use shard::{
     COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig,
 };
 pub use snapshot::{
-    CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, VolumeCounters,
+    CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, SyncState, VolumeCounters,
 };
-pub use source::{Source, SourceConfig};
-pub use superblock::{StartRefused, start};
+pub use source::{PeerLoss, Source, SourceConfig};
+pub use superblock::StartRefused;
+pub use verify::{UNDECIDED_RUNS_MAX, VerifyProgress, VerifyState};

@@ -6,7 +6,7 @@
 use crate::disks::{Disks, LOG_FILE, Work};
 use ibid_driver::{Arena, Disk, DiskOp};
 use ibid_engine::log::{ClosedBatch, LogGeometry};
-use ibid_units::{LogBlock, Lsn, Nanos};
+use ibid_units::{LogBlock, Lsn, Mutant, Nanos};
 use ibid_wire::disk::Batch;
 use std::collections::VecDeque;
 
@@ -114,7 +114,7 @@ impl Persist {
 
     /// An error came back: nothing becomes durable any more (PER-2).
     pub(crate) fn fail(&mut self) {
-        self.failed = true;
+        self.failed = !Mutant::FailedFlushCounts.is_on();
     }
 
     /// Starts the next flush if one is due; with `durability = "memory"` finds what counts at once.
@@ -131,7 +131,7 @@ impl Persist {
         if ready == 0 {
             return;
         }
-        if self.to_disk {
+        if self.to_disk && !Mutant::LogFlushSkipped.is_on() {
             self.flushing = Some(ready);
             disks.submit(DiskOp::Flush { file: LOG_FILE }, Work::LogFlush);
         } else {
@@ -141,7 +141,10 @@ impl Persist {
 
     /// The flush is complete (PER-1).
     pub(crate) fn flushed(&mut self, now: Nanos, done: impl FnMut(Lsn, Nanos)) {
-        let ready = self.flushing.take().expect("a flush was under way");
+        let mut ready = self.flushing.take().expect("a flush was under way");
+        if Mutant::FlushCoversLater.is_on() {
+            ready = self.jobs.iter().take_while(|job| job.writes == 0).count();
+        }
         if !self.failed {
             self.pop(now, ready, done);
         }

@@ -1,11 +1,13 @@
 //! The loop of a shard's thread: turns, commands of the control plane, and waiting when nothing happens.
 
 use crate::snapshot::{CpCounters, Snapshot};
+use crate::verify::VerifyProgress;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use ibid_driver::Clock;
 use ibid_driver::idle::{Idle, IdleMode, Wait};
-use ibid_units::{CpId, Nanos};
+use ibid_engine::sync::OutOfSync;
+use ibid_units::{CpId, Nanos, VolumeId};
 use ibid_wire::disk::{Superblock, VolumeIdentity};
 use std::sync::Arc;
 
@@ -40,6 +42,8 @@ pub struct NodeConfig {
     pub to_disk: bool,
     /// The volumes, by place.
     pub volumes: Vec<VolumeConfig>,
+    /// What they hold where the node has never run: runs of blocks, as (volume, first block, blocks). The rest is known to be zero.
+    pub allocated: Vec<(VolumeId, u64, u64)>,
     /// Chance, for session numbers: different at each start.
     pub seed: u64,
 }
@@ -52,13 +56,23 @@ impl NodeConfig {
             .iter()
             .map(|volume| VolumeIdentity { uuid: volume.uuid, sectors: volume.sectors })
             .collect();
-        crate::superblock::blank(
+        let mut blank = crate::superblock::blank(
             self.pair,
             self.segments,
             self.segment_blocks,
             role == Role::Source,
             &identities,
-        )
+        );
+        blank.fresh = self.allocated.is_empty();
+        blank
+    }
+
+    /// The out-of-sync map of this node: a source has one. Nothing is out of sync yet; recovery shows the pages that say more.
+    pub fn map(&self, role: Role) -> OutOfSync {
+        match role {
+            Role::Source => OutOfSync::new(&self.volume_sectors()),
+            Role::Destination => OutOfSync::new(&[]),
+        }
     }
 
     pub(crate) fn volume_sectors(&self) -> Vec<u64> {
@@ -76,6 +90,19 @@ pub enum CommandKind {
     Snapshot(Box<Snapshot>),
     /// Take a consistency point; answered when it is durable on both nodes.
     Cp,
+    /// Begin to compare both copies of a volume. Answered at once, as the two below are, with this filled in.
+    Verify {
+        /// The volume.
+        volume: VolumeId,
+        /// What is provably wrong on one node is overwritten with the other's.
+        repair: bool,
+        /// Where it stands goes here.
+        progress: Box<VerifyProgress>,
+    },
+    /// Tell how the running comparison stands, or how the last one ended.
+    VerifyProgress(Box<VerifyProgress>),
+    /// End the running comparison.
+    VerifyStop(Box<VerifyProgress>),
     /// Stop in good order.
     Stop,
 }
@@ -115,7 +142,15 @@ pub enum Reply {
     Cp(CpDone),
     /// To `Stop`.
     Stopping,
-    /// To `Cp` at a destination.
+    /// To `Verify`, `VerifyProgress` and `VerifyStop`.
+    Verify(Box<VerifyProgress>),
+    /// To `Verify` where a comparison runs already; the volume that it is of.
+    Verifying(VolumeId),
+    /// To `VerifyProgress` and `VerifyStop` where there was no comparison since the start.
+    NeverVerified,
+    /// To `Verify` of a volume that there is not.
+    NoSuchVolume,
+    /// To `Cp` and all of `Verify…` at a destination.
     NotSource,
     /// Too many wait already.
     Busy,
@@ -165,7 +200,11 @@ pub trait Shard {
                         // Whoever asked may have gone; the stop goes on.
                         drop(command.reply.try_send(Reply::Stopping));
                     }
-                    CommandKind::Snapshot(_) | CommandKind::Cp => self.command(now, command),
+                    CommandKind::Snapshot(_)
+                    | CommandKind::Cp
+                    | CommandKind::Verify { .. }
+                    | CommandKind::VerifyProgress(_)
+                    | CommandKind::VerifyStop(_) => self.command(now, command),
                 }
             }
             if let Some(stop) = self.stopped() {

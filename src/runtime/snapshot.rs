@@ -1,5 +1,6 @@
 //! What a shard tells about itself, and the counters it keeps for that. Plain numbers; words are the control plane's.
 
+use crate::recover::RecoveryReport;
 use hdrhistogram::Histogram;
 use ibid_driver::PortCounters;
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
@@ -84,13 +85,27 @@ pub enum PeerState {
     Refused(HelloRefusal),
 }
 
+/// How the two copies stand to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SyncState {
+    /// They never were the same.
+    #[default]
+    Never,
+    /// They differ by nothing but what is in the log, and writes need both nodes.
+    InSync,
+    /// The peer is away; writes wait for it.
+    Waiting,
+    /// Writes complete on this node alone.
+    Alone,
+    /// Writes need both nodes again, and older blocks are still to come.
+    CatchingUp,
+}
+
 /// What stopped a node from making anything durable. The first one stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// The log device failed; an operating system error code.
     Log(i32),
-    /// A volume failed while a CP was applied.
-    Volume(i32),
     /// The peer sent structures that contradict themselves.
     Peer,
     /// After a CP the chain digests of the two nodes differ.
@@ -153,6 +168,36 @@ pub struct Snapshot {
     pub silent: Nanos,
     /// The first fault.
     pub fault: Option<Fault>,
+    /// How long ago that was.
+    pub fault_age: Nanos,
+    /// Errors of volumes that are tried again: code of the last, time since the first, how many.
+    pub volume_retry: Option<(i32, Nanos, u64)>,
+    /// How the copies stand.
+    pub sync: SyncState,
+    /// The superblock says that the volumes may differ by more than what is in the log.
+    pub out_of_sync: bool,
+    /// The destination's volumes are those of one consistency point; at a source as far as it knows.
+    pub mirror_usable: bool,
+    /// The source's log takes writes.
+    pub log_open: bool,
+    /// Blocks of 4 KiB that the peer may lack, besides what is in the log.
+    pub out_of_sync_blocks: u64,
+    /// How long writes have completed on this node alone, where they do.
+    pub alone: Option<Nanos>,
+    /// Writes that ended because they waited too long.
+    pub expired: u64,
+    /// Batches of this node's own log that the peer gave back.
+    pub fetched: u64,
+    /// Reads of clients that were answered with the peer's bytes, because a volume could not be read here.
+    pub reads_from_peer: u64,
+    /// Blocks of this node's volumes that were written again with the peer's bytes.
+    pub rewritten: u64,
+    /// Pages of the log that were healed before a consistency point wrote them.
+    pub healed: u64,
+    /// What recovery found.
+    pub recovery: Option<RecoveryReport>,
+    /// The peer's log is in memory only, as far as it said.
+    pub peer_memory: Option<bool>,
     /// The peer says that it has failed.
     pub peer_failed: bool,
     /// Segments free, open, sealed.

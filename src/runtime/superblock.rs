@@ -1,10 +1,11 @@
 //! The superblock of a running node: read and checked at start, written in turn to its two places, flushed before it counts.
 
 use crate::disks::{Disks, LOG_FILE, Work};
-use ibid_driver::{Arena, Disk, DiskFile, DiskOp};
-use ibid_units::{CpId, Epoch, Lsn, Span};
+use ibid_driver::{Arena, Disk, DiskOp};
+use ibid_engine::log::ScanRefused;
+use ibid_units::{CpId, Epoch, Lsn, Mutant, Span};
 use ibid_wire::disk::{
-    DiskFormatError, SUPERBLOCK_AT, SUPERBLOCK_BYTES, Superblock, VOLUMES_MAX, VolumeIdentity,
+    DiskFormatError, SUPERBLOCK_AT, Superblock, SyncState, VOLUMES_MAX, VolumeIdentity,
 };
 use std::io;
 
@@ -33,44 +34,26 @@ pub enum StartRefused {
     /// Written by a node in the other role.
     #[error("the log device was a {0}'s")]
     Role(&'static str),
-    /// Entries are in the log that are not in the volumes.
+    /// One copy is of another version than this program's: nothing is guessed from the other.
+    #[error("the log device: {0}")]
+    Version(DiskFormatError),
+    /// The log contradicts the superblock.
+    #[error("the log device: {0}")]
+    Log(#[from] ScanRefused),
+    /// The log was written later than the superblock, and no copy of that is damaged.
     #[error(
-        "the node was not stopped in good order: its log holds entries after consistency point {0} that are not in its volumes, and this version can't replay them"
+        "the log device holds entries of epoch {found}, its superblock is of epoch {epoch}: one of the two was put back from a copy"
     )]
-    Unclean(CpId),
+    Epoch {
+        /// The log's.
+        found: Epoch,
+        /// The superblock's.
+        epoch: Epoch,
+    },
 }
 
-/// Reads the superblock of a log device, or writes the first one to a blank device. `expected` says what the node is configured as.
-pub fn start(device: &DiskFile, expected: &Superblock) -> Result<Superblock, StartRefused> {
-    let mut newest: Option<Superblock> = None;
-    let mut damaged = None;
-    for at in SUPERBLOCK_AT {
-        let mut bytes = vec![0; SUPERBLOCK_BYTES];
-        device.read_at(at, &mut bytes)?;
-        match Superblock::parse(&bytes) {
-            Ok(found) if newest.is_none_or(|other| found.sequence > other.sequence) => {
-                newest = Some(found)
-            }
-            Ok(_) => {}
-            Err(_) if bytes.iter().all(|byte| *byte == 0) => {}
-            Err(error) => damaged = Some(error),
-        }
-    }
-    match (newest, damaged) {
-        (Some(found), _) => check(&found, expected).map(|()| found),
-        (None, Some(error)) => Err(StartRefused::Foreign(error)),
-        (None, None) => {
-            let first = *expected;
-            let mut bytes = vec![0; SUPERBLOCK_BYTES];
-            first.emit(&mut bytes);
-            device.write_at(first.device_at(), &bytes)?;
-            device.flush()?;
-            Ok(first)
-        }
-    }
-}
-
-fn check(found: &Superblock, expected: &Superblock) -> Result<(), StartRefused> {
+/// Refuses by name what another node, or this one with another configuration, has written.
+pub(crate) fn identify(found: &Superblock, expected: &Superblock) -> Result<(), StartRefused> {
     if found.pair != expected.pair {
         return Err(StartRefused::Pair);
     }
@@ -83,11 +66,81 @@ fn check(found: &Superblock, expected: &Superblock) -> Result<(), StartRefused> 
     if found.role != expected.role {
         return Err(StartRefused::Role(if found.role == 1 { "source" } else { "destination" }));
     }
-    // A destination's log is its source's: what it lacks is sent again. A source's own entries exist nowhere else.
-    if !found.clean && found.role == 1 {
-        return Err(StartRefused::Unclean(found.cp));
-    }
     Ok(())
+}
+
+/// What lies in a superblock's place.
+#[derive(Clone, Debug)]
+pub(crate) enum CopyFound {
+    /// A superblock that checks.
+    Good(Box<Superblock>),
+    /// Zeroes.
+    Blank,
+    /// Anything else.
+    Bad(DiskFormatError),
+    /// Error code of a read.
+    Unreadable(i32),
+}
+
+impl CopyFound {
+    /// Judges the bytes of a place.
+    pub(crate) fn judge(bytes: &[u8]) -> CopyFound {
+        match Superblock::parse(bytes) {
+            // Each superblock goes to both places, so which of them it was written to first says nothing.
+            Ok(found) => CopyFound::Good(Box::new(found)),
+            Err(_) if bytes.iter().all(|byte| *byte == 0) => CopyFound::Blank,
+            Err(error) => CopyFound::Bad(error),
+        }
+    }
+}
+
+/// The superblock that counts, `None` on a blank device; and how many copies were (good, bad).
+///
+/// One copy that is torn or rotten leaves the other, which is one write older. That is safe: it is what a crash just before the newer one was
+/// written would have left, and nothing that depends on a superblock is done before its flush has completed, so whatever was done since is
+/// also what such a crash could meet: segments still in the log are applied again, entries still in it are recovered again. It
+/// ends where the newer one had already released something: a slot whose segment the older one still needs, taken by the next lap. The
+/// scan finds that lap and refuses (REC-4). An epoch above the superblock's in the log tells the same, and must not be given again.
+pub(crate) fn newest(
+    copies: &[CopyFound; 2],
+) -> Result<(Option<Superblock>, (u8, u8)), StartRefused> {
+    let mut newest: Option<Superblock> = None;
+    let (mut good, mut bad) = (0, 0);
+    let (mut format, mut code) = (None, None);
+    for copy in copies {
+        match copy {
+            CopyFound::Good(found) => {
+                good += 1;
+                let newer = |other: Superblock| {
+                    (found.sequence > other.sequence) != Mutant::OlderSuperblock.is_on()
+                };
+                if newest.is_none_or(newer) {
+                    newest = Some(**found);
+                }
+            }
+            CopyFound::Blank => {}
+            CopyFound::Bad(error @ DiskFormatError::Version(_)) => {
+                return Err(StartRefused::Version(*error));
+            }
+            CopyFound::Bad(error) => {
+                bad += 1;
+                format = Some(*error);
+            }
+            CopyFound::Unreadable(error) => {
+                bad += 1;
+                code = Some(*error);
+            }
+        }
+    }
+    // Only the first of all superblocks has no other beside it.
+    if good == 1 && bad == 0 && newest.is_some_and(|found| found.sequence > 0) {
+        bad = 1;
+    }
+    match (newest, format, code) {
+        (Some(_), _, _) | (None, None, None) => Ok((newest, (good, bad))),
+        (None, Some(error), _) => Err(StartRefused::Foreign(error)),
+        (None, None, Some(code)) => Err(io::Error::from_raw_os_error(code).into()),
+    }
 }
 
 /// A superblock for a blank device.
@@ -111,6 +164,14 @@ pub(crate) fn blank(
         segment_blocks,
         clean: true,
         role: u8::from(source),
+        agreed: Lsn::new(0),
+        opened: Epoch::new(0),
+        state: if source { SyncState::OutOfSync } else { SyncState::New },
+        fresh: false,
+        whole: false,
+        peer_cp: Superblock::PEER_NONE,
+        peer_chain: [0; 32],
+        peer_next_chain: [0; 32],
         volume_count: identities.len() as u16,
         volumes,
     }
@@ -119,11 +180,15 @@ pub(crate) fn blank(
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Idle,
-    Writing,
-    Flushing,
+    /// Copy `n` is being written …
+    Writing(usize),
+    /// … and flushed.
+    Flushing(usize),
 }
 
-/// Writes superblocks, one at a time.
+/// Writes superblocks, one at a time, each to both of its places: one copy may rot without taking the node back in time.
+/// SUPER-1  what a superblock says counts from the flush of its first copy on; the second copy is written and flushed before the first is
+///          touched again, so at every moment one of them is whole and the newest that counts.
 #[derive(Debug)]
 pub(crate) struct SuperblockWriter {
     /// What is durable.
@@ -153,25 +218,37 @@ impl SuperblockWriter {
         self.next = self.durable;
         self.next.sequence += 1;
         change(&mut self.next);
+        assert!(self.next.epoch >= self.durable.epoch, "the durable epoch never falls (I12)");
+        assert!(self.next.cp >= self.durable.cp, "the durable CP never falls");
         arena.with_mut(self.span, |bytes| self.next.emit(bytes));
-        self.stage = Stage::Writing;
-        disks.submit(
-            DiskOp::Write { file: LOG_FILE, at: self.next.device_at(), span: self.span },
-            Work::Superblock,
-        );
+        self.write(disks, 0);
+    }
+
+    fn write<D: Disk>(&mut self, disks: &mut Disks<D>, copy: usize) {
+        self.stage = Stage::Writing(copy);
+        // The copy that counts least first: the one that the last superblock wrote first.
+        let at = SUPERBLOCK_AT[(self.next.sequence as usize + copy) % 2];
+        disks.submit(DiskOp::Write { file: LOG_FILE, at, span: self.span }, Work::Superblock);
     }
 
     /// The write is complete: now the flush.
     pub(crate) fn written<D: Disk>(&mut self, disks: &mut Disks<D>) {
-        assert!(self.stage == Stage::Writing, "a superblock was being written");
-        self.stage = Stage::Flushing;
+        let Stage::Writing(copy) = self.stage else { panic!("a superblock was being written") };
+        self.stage = Stage::Flushing(copy);
+        if Mutant::SuperblockBeforeFlush.is_on() {
+            self.durable = self.next;
+        }
         disks.submit(DiskOp::Flush { file: LOG_FILE }, Work::SuperblockFlush);
     }
 
-    /// The flush is complete: the change counts.
-    pub(crate) fn flushed(&mut self) {
-        assert!(self.stage == Stage::Flushing, "a superblock was being flushed");
-        self.stage = Stage::Idle;
+    /// The flush is complete: the change counts (SUPER-1).
+    pub(crate) fn flushed<D: Disk>(&mut self, disks: &mut Disks<D>) {
+        let Stage::Flushing(copy) = self.stage else { panic!("a superblock was being flushed") };
         self.durable = self.next;
+        if copy == 0 && !Mutant::SuperblockOnce.is_on() {
+            self.write(disks, 1);
+        } else {
+            self.stage = Stage::Idle;
+        }
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn disk_op(geometry: &LogGeometry, segment: CpId, op: ApplyOp) -> Dis
             at: first.bytes(),
             len: sectors.bytes(),
         },
+        ApplyOp::Rotten { .. } => panic!("HEAL-1: what is rotten is not written"),
         ApplyOp::Flush { volume } => DiskOp::Flush { file: volume_file(volume) },
     }
 }

@@ -2,26 +2,35 @@
 //! It listens to nobody else. Everything it has to say is in reports.
 //! DST-1  a report's `durable` is what the log device has flushed, contiguous from the last CP on.
 
+mod answers;
 mod point;
 mod receive;
 mod session;
+
+pub(crate) use session::Batches;
 
 use crate::disks::{Disks, Work};
 use crate::frames::{FrameBuffer, Session};
 use crate::layout::{Layout, Span64};
 use crate::memory::ArenaMemory;
 use crate::persist::{JOBS_MAX, Persist};
+use crate::recover::{Recovered, RecoveryReport};
 use crate::shard::{Command, CommandKind, NodeConfig, Reply, Shard, Stop};
 use crate::slots::Slots;
-use crate::snapshot::{CpCounters, Fault, PeerState, Snapshot, Stage, StageTimes, VolumeCounters};
+use crate::snapshot::{
+    CpCounters, Fault, PeerState, Snapshot, Stage, StageTimes, SyncState, VolumeCounters,
+};
 use crate::superblock::SuperblockWriter;
+use crate::trouble::Trouble;
+use answers::AnswerSlot;
 use ibid_driver::{Arena, Disk, DiskError, Port};
 use ibid_engine::link::Received;
 use ibid_engine::log::{LogGeometry, Mirror};
-use ibid_engine::point::{Apply, CpList, ListReceiver};
-use ibid_units::{Lsn, Nanos};
-use ibid_wire::disk::{ENTRY_BYTES, Superblock};
-use ibid_wire::peer::HelloAnswer;
+use ibid_engine::point::{Apply, CpList, ListReceiver, Side};
+use ibid_units::{Lsn, Mutant, Nanos};
+use ibid_wire::disk::{self, ENTRY_BYTES};
+use ibid_wire::peer::{Ask, Hello, HelloAnswer};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 const RECEIVE_FRAMES: usize = 128;
@@ -47,6 +56,23 @@ struct SourceNode {
     hello: u64,
 }
 
+/// A hello that is answered once what follows from it is durable.
+#[derive(Clone, Copy, Debug)]
+struct PendingHello {
+    session: Session,
+    number: u64,
+    hello: Hello,
+}
+
+/// How far the first batch of a dropped tail is destroyed on the log device: later, a higher `agreed` must not bring it back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Erase {
+    Idle,
+    Writing,
+    Flushing,
+    Done,
+}
+
 struct Core<D> {
     arena: Arc<Arena>,
     memory: ArenaMemory,
@@ -58,11 +84,26 @@ struct Core<D> {
     completions: Vec<(Work, Result<(), DiskError>)>,
     superblock: SuperblockWriter,
     fault: Option<Fault>,
+    fault_since: Nanos,
+    /// Errors of volumes, tried again.
+    trouble: Trouble,
+    to_disk: bool,
+    recovery: RecoveryReport,
+    /// The newest entry of which there is proof that it was acknowledged.
+    proved: Lsn,
 
     source: Option<SourceNode>,
-    /// A hello that is answered when the epoch is durable.
-    answering: Option<(SourceNode, HelloAnswer)>,
+    hello: Option<PendingHello>,
+    /// The session for which the superblock is taking over its source's CP.
+    adopting: Option<u64>,
+    /// A batch that was dropped is being made unreadable on the device.
+    erasing: Erase,
+    /// What the last hello was told.
+    /// To the source that was taken, to be said again should it get lost.
     answer: Option<(Session, HelloAnswer)>,
+    answer_due: bool,
+    /// To one that was not, said once: what it asks again is judged again.
+    refusal: Option<(Session, HelloAnswer)>,
     received: Received,
     heard: Nanos,
     ever: bool,
@@ -71,6 +112,14 @@ struct Core<D> {
     frames_unreported: u32,
     unreported_since: Nanos,
     report_due: bool,
+    /// The source is asked to begin the session again: a page of its log came wrong.
+    restart: bool,
+    /// Times that happened since a batch was last taken.
+    contradictions: u32,
+    log_asks: VecDeque<Ask>,
+    answers: Span64,
+    answer_slots: Vec<AnswerSlot>,
+    volume_sectors: Vec<u64>,
 
     mirror: Mirror,
     persist: Persist,
@@ -94,20 +143,24 @@ struct Core<D> {
 }
 
 impl<P: Port, D: Disk> Destination<P, D> {
-    /// A destination over its drivers. `superblock` is what [`crate::start`] gave; the arena is as long as `layout` says.
+    /// A destination over what recovery found and its link; the arena is as long as `layout` says.
     pub fn new(
         node: NodeConfig,
         layout: Layout,
         arena: Arc<Arena>,
-        superblock: Superblock,
-        (port, disk): (P, D),
+        recovered: Recovered<D>,
+        port: P,
     ) -> Self {
+        let Recovered { disk, superblock, log: found, report, .. } = recovered;
+        let memory = ArenaMemory(arena.clone());
+        let volume_sectors = node.volume_sectors();
         let geometry = layout.log;
         let frame = FrameBuffer::new(port.datagram_bytes_max());
         // Batches are begun only while there is room for what others may need: see `take_batches`.
         let disk_ops_max = 4 * JOBS_MAX + layout.staging.blocks as usize;
         let core = Core {
-            memory: ArenaMemory(arena.clone()),
+            mirror: Mirror::recovered(geometry, node.pair, &found, &memory, volume_sectors.clone()),
+            memory,
             arena,
             geometry,
             staging: layout.staging,
@@ -116,9 +169,18 @@ impl<P: Port, D: Disk> Destination<P, D> {
             disks: Disks::new(disk, disk_ops_max),
             completions: Vec::with_capacity(ibid_driver::DEPTH_MAX),
             fault: None,
+            fault_since: Nanos::ZERO,
+            trouble: Trouble::default(),
+            to_disk: node.to_disk,
+            recovery: report,
+            proved: found.committed,
             source: None,
-            answering: None,
+            hello: None,
+            adopting: None,
+            erasing: Erase::Idle,
             answer: None,
+            answer_due: false,
+            refusal: None,
             received: Received::default(),
             heard: Nanos::ZERO,
             ever: false,
@@ -127,17 +189,21 @@ impl<P: Port, D: Disk> Destination<P, D> {
             frames_unreported: 0,
             unreported_since: Nanos::ZERO,
             report_due: false,
-            mirror: Mirror::new(
-                geometry,
-                node.pair,
-                superblock.cp,
-                superblock.last_lsn,
-                node.volume_sectors(),
-            ),
+            restart: false,
+            contradictions: 0,
+            log_asks: answers::log_asks(),
+            answers: layout.answers,
+            answer_slots: vec![AnswerSlot::EMPTY; answers::slots_of(layout.answers.blocks)],
             persist: Persist::new(geometry, node.to_disk),
-            lists: ListReceiver::new(geometry.segment_blocks),
-            list: CpList::new(geometry.segment_blocks),
-            apply: Apply::new(geometry.segment_blocks, node.volume_sectors()),
+            lists: ListReceiver::new(geometry.segment_blocks, layout.catch_up.blocks),
+            list: CpList::new(geometry.segment_blocks, layout.catch_up.blocks),
+            apply: Apply::new(
+                Side::Destination,
+                geometry,
+                layout.catch_up.blocks,
+                volume_sectors.clone(),
+            ),
+            volume_sectors,
             cp_began: Nanos::ZERO,
             frame,
             stopping: false,
@@ -175,7 +241,10 @@ impl<P: Port, D: Disk> Shard for Destination<P, D> {
                 self.core.fill(now, &mut snapshot, &self.port);
                 Reply::Snapshot(snapshot)
             }
-            CommandKind::Cp => Reply::NotSource,
+            CommandKind::Cp
+            | CommandKind::Verify { .. }
+            | CommandKind::VerifyProgress(_)
+            | CommandKind::VerifyStop(_) => Reply::NotSource,
             CommandKind::Stop => Reply::Stopping,
         };
         // Whoever asked may have given up; nothing depends on the answer.
@@ -220,15 +289,24 @@ impl<D: Disk> Core<D> {
                 Work::LogWrite { .. }
                 | Work::LogFlush
                 | Work::Superblock
-                | Work::SuperblockFlush => {
+                | Work::SuperblockFlush
+                | Work::Erase
+                | Work::EraseFlush
+                | Work::MapWrite { .. }
+                | Work::MapFlush => {
                     self.persist.fail();
-                    self.fault.get_or_insert(Fault::Log(code));
+                    self.set_fault(now, Fault::Log(code));
                 }
-                Work::Apply | Work::Block { .. } | Work::Read { .. } => {
-                    self.fault.get_or_insert(Fault::Volume(code));
-                }
+                Work::Apply | Work::Block { .. } => self.trouble.note(now, code),
+                Work::Answer { .. }
+                | Work::Read { .. }
+                | Work::Bring { .. }
+                | Work::Heal
+                | Work::Between => {}
             }
         }
+        // After a failed flush a later one that succeeds proves nothing about what was written before it.
+        let trusted = result.is_ok() && !matches!(self.fault, Some(Fault::Log(_)));
         match work {
             Work::LogWrite { job } => self.persist.written(job),
             Work::LogFlush => {
@@ -239,18 +317,37 @@ impl<D: Disk> Core<D> {
                     *report_due = true;
                 });
             }
-            // After an error the CP never becomes done: the source keeps what it covers.
             Work::Apply if result.is_ok() => self.apply.completed(),
+            // The CP is applied again from its first record; the source keeps what it covers until that succeeded (I19).
+            Work::Apply => self.apply.failed(),
             Work::Block { page } => {
                 self.staging_slots.give(page);
-                if result.is_ok() {
+                if result.is_ok() || Mutant::FailedBlockDone.is_on() {
                     self.apply.completed();
+                } else {
+                    self.apply.failed();
                 }
             }
-            Work::Superblock if result.is_ok() => self.superblock.written(&mut self.disks),
-            Work::SuperblockFlush if result.is_ok() => self.superblock.flushed(),
-            Work::Apply | Work::Superblock | Work::SuperblockFlush => {}
-            Work::Read { slot } => panic!("a destination reads nothing, slot {slot}"),
+            Work::Superblock if trusted => self.superblock.written(&mut self.disks),
+            Work::SuperblockFlush if trusted => self.superblock.flushed(&mut self.disks),
+            Work::Erase if trusted => self.erased(),
+            Work::EraseFlush if trusted => self.erasing = Erase::Done,
+            Work::Superblock | Work::SuperblockFlush | Work::Erase | Work::EraseFlush => {}
+            Work::Answer { slot } => self.answer_read(slot, result.is_ok()),
+            Work::Read { .. }
+            | Work::MapWrite { .. }
+            | Work::MapFlush
+            | Work::Bring { .. }
+            | Work::Heal
+            | Work::Between => panic!("a destination does nothing of the kind: {work:?}"),
+        }
+    }
+
+    pub(super) fn set_fault(&mut self, now: Nanos, fault: Fault) {
+        if self.fault.is_none() {
+            self.fault = Some(fault);
+            self.fault_since = now;
+            self.report_due = true;
         }
     }
 
@@ -284,6 +381,24 @@ impl<D: Disk> Core<D> {
             (true, false) => (PeerState::Connected, Nanos::ZERO),
         };
         snapshot.fault = self.fault;
+        snapshot.fault_age = self.fault.map_or(Nanos::ZERO, |_| now.since(self.fault_since));
+        snapshot.volume_retry = self.trouble.state(now);
+        snapshot.sync = match (durable.state, snapshot.peer) {
+            (disk::SyncState::New, _) => SyncState::Never,
+            (disk::SyncState::InSync, PeerState::Connected) => SyncState::InSync,
+            (disk::SyncState::OutOfSync, PeerState::Connected) => SyncState::CatchingUp,
+            (disk::SyncState::InSync | disk::SyncState::OutOfSync, _) => SyncState::Waiting,
+        };
+        snapshot.out_of_sync = durable.state != disk::SyncState::InSync;
+        snapshot.mirror_usable = durable.state == disk::SyncState::InSync;
+        snapshot.log_open = false;
+        snapshot.out_of_sync_blocks = 0;
+        snapshot.alone = None;
+        snapshot.expired = 0;
+        snapshot.fetched = 0;
+        (snapshot.reads_from_peer, snapshot.rewritten) = (0, 0);
+        snapshot.recovery = Some(self.recovery);
+        snapshot.peer_memory = None;
         snapshot.peer_failed = false;
         let open = u32::from(ahead > 0);
         snapshot.segments = [self.geometry.segments - ahead, open, ahead - open];

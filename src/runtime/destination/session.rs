@@ -1,19 +1,43 @@
 //! Who may write here, and what is said back: hellos judged, sources taken, reports.
 
-use super::{Core, SourceNode};
+use super::{Core, Erase, PendingHello, SourceNode};
+use crate::disks::{LOG_FILE, Work};
 use crate::frames::Session;
-use ibid_driver::{Class, Disk, Port};
+use ibid_driver::{Class, Disk, DiskOp, Port};
+use ibid_engine::Memory;
 use ibid_engine::link::Received;
+use ibid_engine::log::LogGeometry;
 use ibid_engine::point::ListState;
-use ibid_units::{Epoch, Nanos, PacketNumber};
+use ibid_engine::role::{self, BatchEnd, LogPlan, Meeting, OwnLog, meet};
+use ibid_units::{CpId, LogBlock, Lsn, Mutant, Nanos, PacketNumber};
+use ibid_wire::disk::{Batch, SyncState};
 use ibid_wire::peer::{
-    Frame, FrameKind, Hello, HelloAnswer, HelloRefusal, REFUSED_MAX, Report, SectionKind,
+    DestinationStanding, Frame, FrameKind, Held, HeldList, Hello, HelloAnswer, HelloRefusal,
+    Identity, Outcome, REFUSED_MAX, Report, SectionKind, volumes_digest,
 };
 
 /// Frames that may come before a report is sent whatever else.
 const REPORT_EVERY_FRAMES: u32 = 16;
 /// The longest a frame waits for its report when nothing new became durable.
 const REPORT_AFTER: Nanos = Nanos::from_millis(1);
+
+/// Batches of a node's own log, where a standing's numbers do not suffice.
+pub(crate) struct Batches<'a, M> {
+    pub(crate) geometry: LogGeometry,
+    pub(crate) memory: &'a M,
+}
+
+impl<M: Memory> OwnLog for Batches<'_, M> {
+    fn batch(&self, segment: CpId, count: u32) -> BatchEnd {
+        assert!(count > 0, "batches are counted from 1");
+        let block: LogBlock = self.geometry.batch_block(count - 1);
+        self.memory.read(self.geometry.span(segment, block, 1), |bytes| {
+            let batch = Batch::parse(bytes).expect("a batch that is held checks");
+            let last = batch.header.first_lsn.get() + u64::from(batch.entry_count) - 1;
+            BatchEnd { last: Lsn::new(last), crc: batch.crc }
+        })
+    }
+}
 
 impl<D: Disk> Core<D> {
     pub(super) fn frame_came(&mut self, now: Nanos, datagram: &[u8]) {
@@ -24,7 +48,8 @@ impl<D: Disk> Core<D> {
         let accepted = match frame.header.kind {
             FrameKind::Hello => self.hello_came(now, &frame),
             FrameKind::Sourced => self.sourced_came(now, &frame),
-            FrameKind::Reported | FrameKind::HelloAnswer => false,
+            FrameKind::Ask => self.ask_came(&frame),
+            FrameKind::Reported | FrameKind::HelloAnswer | FrameKind::Answer => false,
         };
         self.rx_refused += u64::from(!accepted);
     }
@@ -34,148 +59,260 @@ impl<D: Disk> Core<D> {
         if section.kind != SectionKind::Hello || ibid_wire::crc32c(body) != section.crc {
             return false;
         }
-        let Ok(hello) = Hello::parse(body) else { return false };
         let session = Session { id: frame.header.session, epoch: frame.header.epoch };
+        let Ok(hello) = Hello::parse(session.epoch, body) else { return false };
         self.heard = now;
         self.ever = true;
-        let known = self.source.is_some_and(|source| source.session.id == session.id);
-        if self.answering.is_some() {
+        if self.hello.is_some() {
             return true;
         }
         let number = frame.header.number.get();
+        let known = self.source.is_some_and(|source| source.session.id == session.id);
         let same = self.source.filter(|source| source.instance == hello.instance);
         if !known && same.is_some_and(|source| number <= source.hello) {
             // Of a session that is over, late.
             return false;
         }
         if known {
-            // Our answer was lost: say it again.
-            let durable = self.superblock.durable;
-            let answer = HelloAnswer {
-                refusal: None,
-                cp: durable.cp,
-                chain: durable.chain,
-                durable: self.mirror.durable(),
-                segment_limit: self.mirror.segment_limit(),
-            };
-            self.answer = Some((session, answer));
+            // Our answer was lost: say it again, as it was.
+            self.answer_due = self.answer.is_some();
             return true;
         }
-        let refusal = self.judge(&hello, session.epoch);
-        let durable = self.superblock.durable;
-        let mut answer = HelloAnswer {
-            refusal,
-            cp: durable.cp,
-            chain: durable.chain,
-            durable: durable.last_lsn,
-            segment_limit: self.mirror.segment_limit(),
-        };
-        if refusal.is_some() {
-            self.answer = Some((session, answer));
-            return true;
-        }
-        if same.is_some() {
-            answer.durable = self.mirror.durable();
-        }
-        self.answering =
-            Some((SourceNode { session, instance: hello.instance, hello: number }, answer));
+        self.hello = Some(PendingHello { session, number, hello });
         true
     }
 
-    /// Whether a source is taken: the one decision about who may write here.
-    pub(super) fn judge(&self, hello: &Hello, epoch: Epoch) -> Option<HelloRefusal> {
-        let mine = &self.superblock.durable;
-        let count = usize::from(mine.volume_count);
-        if hello.pair != mine.pair {
-            return Some(HelloRefusal::Pair);
+    /// Where this node stands.
+    fn standing(&self) -> DestinationStanding {
+        let durable = &self.superblock.durable;
+        let (limit, mut held) = (self.mirror.segment_limit(), HeldList::EMPTY);
+        let newest = (durable.cp.next().get()..=limit.get())
+            .rev()
+            .find(|segment| self.mirror.held(CpId::new(*segment)).is_some())
+            .unwrap_or(durable.cp.get());
+        for segment in (durable.cp.next().get()..=newest).map(CpId::new) {
+            held.push(self.mirror.held(segment).map_or(Held::default(), |one| Held {
+                epoch: one.epoch,
+                batches: one.batches,
+                crc: one.crc,
+            }));
         }
-        if epoch < mine.epoch {
-            return Some(HelloRefusal::Epoch);
+        DestinationStanding {
+            epoch: durable.epoch,
+            state: durable.state,
+            fresh: durable.fresh,
+            cp: durable.cp,
+            last_lsn: durable.last_lsn,
+            chain: durable.chain,
+            end: self.mirror.durable(),
+            committed: self.proved,
+            base_cp: durable.peer_cp,
+            base_chain: durable.peer_chain,
+            held,
         }
-        if (hello.segments, hello.segment_blocks) != (mine.segments, mine.segment_blocks) {
-            return Some(HelloRefusal::Geometry);
-        }
-        if hello.volume_count != mine.volume_count
-            || hello.volumes[..count] != mine.volumes[..count]
-        {
-            return Some(HelloRefusal::Volumes);
-        }
-        if self.fault.is_some() {
-            return Some(HelloRefusal::Failed);
-        }
-        let same = self.source.is_some_and(|source| source.instance == hello.instance);
-        let level = hello.cp == mine.cp && hello.chain == mine.chain;
-        // A source that lives on may not have recorded yet the CP that is durable here: it still has that CP's segment.
-        let one_ahead =
-            hello.cp.next() == mine.cp && (same || self.source.is_none()) && epoch == mine.epoch;
-        (!level && !one_ahead).then_some(HelloRefusal::History)
     }
 
-    /// Takes the source that was judged, once its epoch is durable here.
-    pub(super) fn take_source(&mut self) {
-        let Some((source, answer)) = self.answering else { return };
-        if self.fault.is_some() {
-            // Nothing becomes durable here any more; the next hello is told so.
-            self.answering = None;
-            return;
-        }
-        if !self.superblock.is_idle() {
-            return;
-        }
-        let same = self.source.is_some_and(|old| old.instance == source.instance);
-        if !same && answer.cp != self.superblock.durable.cp {
-            // A CP of the source before became durable since the new one was judged: its next hello is judged afresh.
-            self.answering = None;
-            return;
-        }
-        // A new source's log begins after the last CP; what another one had sent is not its. It is dropped only when
-        // nothing of it is on its way to the disk any more.
-        if !same && (!self.persist.is_idle() || self.apply.is_busy()) {
-            return;
-        }
-        if self.superblock.durable.epoch < source.session.epoch {
-            let epoch = source.session.epoch;
-            self.superblock.begin(&self.arena, &mut self.disks, |next| {
-                next.epoch = epoch;
-                next.clean = false;
-            });
-            return;
-        }
-        if !same {
-            let last = self.superblock.durable.last_lsn;
-            self.mirror.reset(last);
-            if self.lists.state() != ListState::Idle {
-                self.lists.reset();
-                self.apply.stop();
+    /// Whether a source is taken: the one decision about who may write here.
+    fn judge(&self, hello: &Hello) -> Meeting {
+        let durable = &self.superblock.durable;
+        let identity = Identity {
+            pair: durable.pair,
+            volumes: volumes_digest(&durable.volumes[..usize::from(durable.volume_count)]),
+            segments: durable.segments,
+            segment_blocks: durable.segment_blocks,
+        };
+        let standing = self.standing();
+        let own = role::Destination {
+            identity: &identity,
+            failed: self.fault.is_some(),
+            standing: &standing,
+        };
+        meet(&hello.standing, own, &Batches { geometry: self.geometry, memory: &self.memory })
+    }
+
+    fn answer(&mut self, session: Session, verdict: Result<Outcome, HelloRefusal>) {
+        let standing = self.standing();
+        let (limit, in_memory) = (self.mirror.segment_limit(), !self.to_disk);
+        match verdict {
+            Ok(_) => {
+                let answer = HelloAnswer { verdict, standing, segment_limit: limit, in_memory };
+                self.answer = Some((session, answer));
+                self.answer_due = true;
+            }
+            // The source that was taken is still owed its own answer.
+            Err(refusal) => {
+                let answer = HelloAnswer::refused(refusal, &standing, limit, in_memory);
+                self.refusal = Some((session, answer));
             }
         }
-        self.source = Some(source);
+        self.hello = None;
+    }
+
+    /// Judges a hello, and takes the source once what follows from it is durable here.
+    pub(super) fn take_source(&mut self) {
+        let Some(PendingHello { session, number, hello }) = self.hello else { return };
+        if self.fault.is_some() {
+            self.adopting = None;
+            self.answer(session, Err(HelloRefusal::Failed));
+            return;
+        }
+        // What is under way of the session before comes to its end first: then this node's standing is what its disks hold.
+        if !self.superblock.is_idle()
+            || !self.persist.is_idle()
+            || self.apply.is_busy()
+            || self.is_recorded()
+        {
+            return;
+        }
+        let said = &hello.standing;
+        if self.adopting == Some(session.id) {
+            // The superblock says so already: now the log.
+            self.mirror.adopt(said.cp, said.last_lsn);
+            self.adopting = None;
+            self.take(session, number, &hello, Outcome::CatchUp);
+            return;
+        }
+        let log = match self.judge(&hello) {
+            Meeting::Refuse(refusal) => {
+                self.answer(session, Err(refusal));
+                return;
+            }
+            Meeting::CatchUp { base_cp, base_chain } => {
+                self.adopting = Some(session.id);
+                self.agree(&hello, Some((base_cp, base_chain)));
+                return;
+            }
+            Meeting::Salvage { .. } => {
+                // The source takes what it lacks and says hello again: nothing follows from this but who may write.
+                if self.superblock.durable.epoch < said.epoch {
+                    self.superblock.begin(&self.arena, &mut self.disks, |next| {
+                        next.epoch = said.epoch;
+                        next.clean = false;
+                    });
+                    return;
+                }
+                self.take(session, number, &hello, Outcome::Salvage);
+                return;
+            }
+            Meeting::Level { log, .. } => log,
+        };
+        if let LogPlan::Rollback { to } = log
+            && !self.erase_after(to)
+        {
+            return;
+        }
+        if !self.has_agreed(&hello) {
+            self.agree(&hello, None);
+            return;
+        }
+        let outcome = match log {
+            LogPlan::Continue { .. } => Outcome::Continue,
+            LogPlan::Fetch { .. } => Outcome::Fetch,
+            LogPlan::Rollback { to } => {
+                if !Mutant::RollbackForgotten.is_on() {
+                    self.mirror.truncate(&self.memory, to);
+                }
+                self.erasing = Erase::Idle;
+                Outcome::Rollback
+            }
+        };
+        self.take(session, number, &hello, outcome);
+    }
+
+    /// Destroys the first batch after `lsn` on the log device; true once that is durable. Those behind it follow nothing then.
+    fn erase_after(&mut self, lsn: Lsn) -> bool {
+        match self.erasing {
+            Erase::Writing | Erase::Flushing => return false,
+            Erase::Done => return true,
+            Erase::Idle if Mutant::RollbackUnerased.is_on() => return true,
+            Erase::Idle => {}
+        }
+        let Some((segment, block)) = self.mirror.first_batch_after(&self.memory, lsn) else {
+            return true;
+        };
+        self.erasing = Erase::Writing;
+        let at = self.geometry.device_at(segment, block);
+        let len = ibid_units::BLOCK_BYTES;
+        self.disks.submit(DiskOp::Zero { file: LOG_FILE, at, len }, Work::Erase);
+        false
+    }
+
+    pub(super) fn erased(&mut self) {
+        self.erasing = Erase::Flushing;
+        self.disks.submit(DiskOp::Flush { file: LOG_FILE }, Work::EraseFlush);
+    }
+
+    fn take(&mut self, session: Session, number: u64, hello: &Hello, outcome: Outcome) {
+        let same = self.source.is_some_and(|old| old.instance == hello.instance);
+        if !same {
+            // Pieces of batches that never became whole are another source's: at their places this one may have other bytes.
+            self.mirror.truncate(&self.memory, self.mirror.ready());
+        }
+        // A list of the same instance and CP is the same list; any other is announced anew.
+        let anew = !same || outcome == Outcome::CatchUp;
+        if anew && self.lists.state() != ListState::Idle {
+            self.lists.reset();
+            self.apply.stop();
+        }
+        self.source = Some(SourceNode { session, instance: hello.instance, hello: number });
         self.received = Received::default();
         self.report_number = 0;
         self.frames_unreported = 0;
         self.gone = false;
-        self.answering = None;
-        self.answer = Some((source.session, answer));
+        self.restart = false;
+        self.forget_asks();
+        self.answer(session, Ok(outcome));
+    }
+
+    /// What of a source must be durable here before it is taken, is.
+    fn has_agreed(&self, hello: &Hello) -> bool {
+        let (durable, said) = (&self.superblock.durable, &hello.standing);
+        (durable.epoch, durable.opened, durable.agreed) == (said.epoch, said.opened, said.agreed)
+    }
+
+    /// Writes what follows from a meeting: who may write, which entries of earlier ones count, and, where the volumes are to be caught up,
+    /// that they are no state of any time from now on.
+    fn agree(&mut self, hello: &Hello, adopt: Option<(CpId, [u8; 32])>) {
+        let said = hello.standing;
+        self.superblock.begin(&self.arena, &mut self.disks, |next| {
+            if !Mutant::DestinationEpochForgotten.is_on() {
+                next.epoch = said.epoch;
+            }
+            next.opened = said.opened;
+            next.agreed = said.agreed;
+            next.clean = false;
+            if let Some((base_cp, base_chain)) = adopt {
+                (next.cp, next.last_lsn, next.chain) = (said.cp, said.last_lsn, said.chain);
+                if !Mutant::AdoptInSync.is_on() {
+                    next.state = SyncState::OutOfSync;
+                }
+                (next.peer_cp, next.peer_chain) = (base_cp, base_chain);
+            }
+        });
     }
 
     /// Answers hellos and reports what has changed.
     pub(super) fn speak<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
         self.take_source();
-        if let Some((session, answer)) = self.answer {
+        let owed = self.answer.filter(|_| self.answer_due);
+        if let Some((session, answer)) = self.refusal.or(owed) {
             self.frame.clear();
             self.frame.set_body(SectionKind::HelloAnswer, 0, 0, |out| answer.emit(out));
             let number = PacketNumber::new(0);
             let (head, spans) = self.frame.seal(FrameKind::HelloAnswer, session, number);
-            if port.send(Class::Control, head, spans).is_ok() {
-                self.answer = None;
+            if port.send(Class::Control, head, spans).is_ok() && self.refusal.take().is_none() {
+                self.answer_due = false;
             }
+            return true;
+        }
+        if self.speak_answers(port) {
             return true;
         }
         let waited = self.frames_unreported > 0 && now.since(self.unreported_since) >= REPORT_AFTER;
         if !(self.report_due || waited || self.frames_unreported >= REPORT_EVERY_FRAMES) {
             return false;
         }
-        let Some(source) = self.source.filter(|_| self.answering.is_none()) else {
+        let Some(source) = self.source.filter(|_| self.hello.is_none()) else {
             self.report_due = false;
             return false;
         };
@@ -195,13 +332,16 @@ impl<D: Disk> Core<D> {
 
     pub(super) fn report(&self, now: Nanos) -> Report {
         let durable = self.superblock.durable;
-        let mut report = Report::new(
-            self.mirror.durable(),
-            self.mirror.segment_limit(),
-            durable.cp,
-            durable.chain,
-        );
+        let durable_lsn = if Mutant::ReportBeforeFlush.is_on() {
+            self.mirror.ready()
+        } else {
+            self.mirror.durable()
+        };
+        let mut report =
+            Report::new(durable_lsn, self.mirror.segment_limit(), durable.cp, durable.chain);
         report.failed = self.fault.is_some();
+        report.restart = self.restart;
+        report.state = durable.state;
         let delay =
             if self.frames_unreported > 0 { now.since(self.unreported_since) } else { Nanos::ZERO };
         report.delay_micros = (delay.get() / 1000).min(u64::from(u32::MAX)) as u32;
@@ -211,6 +351,7 @@ impl<D: Disk> Core<D> {
             && self.apply.is_scanned(&self.list)
         {
             report.cp_listed = open.cp;
+            report.cp_round = self.apply.restarts();
             let free = self.staging.blocks - self.staging_slots.used() as u32;
             report.block_credit = self.staged + free;
             self.apply.refused(&self.list, REFUSED_MAX, |record| {

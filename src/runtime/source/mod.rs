@@ -1,40 +1,58 @@
 //! The shard of a node that takes writes: clients on one side, the peer on the other, log and volumes below.
 //! One turn moves everything that can move; nothing in it waits.
 
+mod between;
+mod bring;
 mod clients;
+mod fetch;
+mod heal;
 mod peer;
 mod point;
 mod reads;
+mod send;
+mod sync;
+mod verify;
 mod writes;
 
 use crate::blocks::BlockSender;
 use crate::disks::{Disks, Work};
 use crate::frames::FrameBuffer;
 use crate::layout::Layout;
+use crate::map::MapWriter;
 use crate::memory::ArenaMemory;
 use crate::persist::{JOBS_MAX, Persist};
 use crate::pool::RunPool;
+use crate::recover::{Recovered, RecoveryReport};
 use crate::shard::{Command, CommandKind, CpDone, NodeConfig, Reply, Shard, Stop};
 use crate::slots::Slots;
 use crate::snapshot::{CpCounters, Fault, Snapshot, Stage, StageTimes, VolumeCounters};
 use crate::superblock::SuperblockWriter;
+use crate::trouble::Trouble;
+use between::Between;
+use bring::Bring;
 use clients::{CommandTable, Conn};
 use crossbeam::channel::Sender;
+use fetch::{Fetch, Piece};
+use heal::Heal;
 use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, StreamId, Streams};
 use ibid_engine::frontend::{Frontend, TargetConfig};
-use ibid_engine::link::{Item, Sender as LinkSender};
+use ibid_engine::link::{Asker, Item, Sender as LinkSender};
 use ibid_engine::log::{LogGeometry, SourceLog, SourceLogConfig};
-use ibid_engine::point::{Apply, CpList, Lister};
+use ibid_engine::point::{Apply, CpList, Lister, Side};
+use ibid_engine::sync::{CatchUp, OutOfSync, RecentSums};
 use ibid_engine::volume::ReadGate;
-use ibid_units::{CpId, Epoch, Lsn, Nanos};
-use ibid_wire::disk::{ENTRY_PAGES_MAX, Superblock};
-use ibid_wire::peer::{ChainDigest, CpOpen};
+use ibid_units::{CpId, Epoch, Lsn, Mutant, Nanos, VolumeId};
+use ibid_wire::disk::{self, ENTRY_PAGES_MAX};
+use ibid_wire::peer::{ChainDigest, CpOpen, HelloRefusal};
 use peer::Peer;
 use point::CpPhase;
 use reads::{ReadSlot, Scatter};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use sync::Sync;
 use writes::WriteSlot;
+
+pub use sync::PeerLoss;
 
 /// What a source is made with, besides what both roles have in common.
 #[derive(Clone, Debug)]
@@ -49,6 +67,14 @@ pub struct SourceConfig {
     pub cp_full: bool,
     /// Longest time an orderly stop waits for the peer.
     pub stop_wait: Nanos,
+    /// What it does without its peer.
+    pub peer_loss: PeerLoss,
+    /// A peer that is silent for so long is away.
+    pub peer_timeout: Nanos,
+    /// A write that waits longer, for the peer or for room, ends with a status that asks for a retry.
+    pub stall_timeout: Nanos,
+    /// Bytes of older blocks that a catch-up sends in a second, at most; 0 has no bound.
+    pub catch_up_rate: u64,
 }
 
 /// How long a sealed segment waits for data that is on its way into it.
@@ -82,6 +108,7 @@ struct Core<D> {
     superblock: SuperblockWriter,
     epoch: Epoch,
     fault: Option<Fault>,
+    fault_since: Nanos,
     /// The time of the last turn.
     now: Nanos,
 
@@ -123,6 +150,18 @@ struct Core<D> {
     outgoing: VecDeque<Item>,
     batch_times: VecDeque<(Lsn, Nanos)>,
 
+    // What the peer's copy lacks, and what this node asks of it.
+    sync: Sync,
+    map: OutOfSync,
+    /// Blocks of all volumes.
+    map_blocks: u64,
+    map_writer: MapWriter,
+    recovery: RecoveryReport,
+    asker: Asker<u64>,
+    fetch: Option<Fetch>,
+    fetch_pieces: VecDeque<Piece>,
+    volume_sectors: Vec<u64>,
+
     // Consistency points.
     cp_phase: CpPhase,
     cp_full: bool,
@@ -139,6 +178,18 @@ struct Core<D> {
     open: Option<CpOpen>,
     list_sent: Option<usize>,
     blocks: BlockSender,
+    catch_up: CatchUp,
+    bring: Bring,
+    /// What the running CP brings leaves the map when the peer has it.
+    settles: bool,
+    heal: Heal,
+    /// What volumes hold, as recent CPs wrote it.
+    recent: RecentSums,
+    /// The volume of the records that the list ends with.
+    list_volume: VolumeId,
+    between: Between,
+    /// Errors of volumes, tried again.
+    trouble: Trouble,
     peer_has_cp: bool,
     waiters: VecDeque<Waiter>,
 
@@ -152,6 +203,7 @@ struct Core<D> {
     cp_last: Nanos,
     volumes: Vec<VolumeCounters>,
     times: StageTimes,
+    fetched: u64,
     full_waits: u64,
     full_wait: Nanos,
     copied: [u64; 4],
@@ -169,16 +221,24 @@ struct Waiter {
 }
 
 impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
-    /// A source over its drivers. `superblock` is what [`crate::start`] gave; the arena is as long as `layout` says.
+    /// A source over what recovery found and its other drivers; the arena is as long as `layout` says.
     /// The new epoch is made durable by the first thing the shard does; until then no session is opened.
     pub fn new(
         config: SourceConfig,
         layout: Layout,
         arena: Arc<Arena>,
-        superblock: Superblock,
-        (port, disk, streams): (P, D, S),
+        recovered: Recovered<D>,
+        map: OutOfSync,
+        (port, streams): (P, S),
     ) -> Self {
-        let node = config.node;
+        let Recovered { disk, superblock, log: found, report } = recovered;
+        let mut map = map;
+        if report.blank {
+            for (volume, first, blocks) in &config.node.allocated {
+                map.set_run(*volume, *first, *blocks);
+            }
+        }
+        let node = config.node.clone();
         let limits = config.target.limits;
         let geometry = layout.log;
         assert!(
@@ -196,10 +256,13 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
         let commands_max =
             usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
         let frame = FrameBuffer::new(port.datagram_bytes_max());
-        let epoch = superblock.epoch.next();
+        // Higher than any that left a trace.
+        let epoch = superblock.epoch.max(found.epoch);
+        let epoch = if Mutant::EpochKept.is_on() && !report.blank { epoch } else { epoch.next() };
         let batch_bytes_max = frame.body_bytes_max().min(4096);
         let writes_max = commands_max + WAITING_EXTRA;
-        let log = SourceLog::new(SourceLogConfig {
+        let memory = ArenaMemory(arena.clone());
+        let log_config = SourceLogConfig {
             geometry,
             pair: node.pair,
             epoch,
@@ -208,11 +271,25 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             entries_max: writes_max,
             batch_bytes_max,
             late_after: LATE_AFTER,
-        });
+            // Nothing carries this epoch before it is durable; and SYNC-2.
+            opened: Mutant::OpenedUnmet.is_on(),
+            durable_there: superblock.last_lsn,
+        };
+        // What was completed alone before is readable again when the peer has it, or when this node is alone again: nothing is shown that one
+        // loss could take away (I3).
+        let log = SourceLog::recovered(log_config, &found, &memory);
+        let volume_sectors = node.volume_sectors();
+        let map_blocks = volume_sectors.iter().map(|sectors| sectors.div_ceil(8)).sum();
+        let catch_up_blocks = layout.catch_up.blocks;
         // Every write job: a header, a descriptor and at most one run per entry; every read: one operation per block.
-        let disk_ops_max = 2 * JOBS_MAX + writes_max + commands_max * reads::READ_OPS_MAX + 96;
+        // A CP: its own, the blocks it brings, pages of the map; between CPs one.
+        let out_of_sync = superblock.state == disk::SyncState::OutOfSync;
+        let sync = Sync::new(&config, &found, out_of_sync, superblock.clean);
+        let cp_ops_max = 97 + catch_up_blocks as usize + layout.map.blocks as usize;
+        let disk_ops_max =
+            2 * JOBS_MAX + writes_max + commands_max * reads::READ_OPS_MAX + cp_ops_max;
         let core = Core {
-            memory: ArenaMemory(arena.clone()),
+            memory,
             arena,
             geometry,
             disks: Disks::new(disk, disk_ops_max),
@@ -220,6 +297,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             superblock: SuperblockWriter::new(superblock, layout.superblock),
             epoch,
             fault: None,
+            fault_since: Nanos::ZERO,
             now: Nanos::ZERO,
             frontend: Frontend::new(config.target),
             conns: vec![Conn::default(); usize::from(limits.connections_max)],
@@ -243,10 +321,18 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             commands: 0,
             log,
             persist: Persist::new(geometry, node.to_disk),
+            sync,
+            map,
+            map_blocks,
+            map_writer: MapWriter::new(node.pair, geometry.map_at(), layout.map),
+            recovery: report,
+            asker: Asker::default(),
+            fetch: None,
+            fetch_pieces: VecDeque::with_capacity(fetch::PIECES_MAX),
             peer: Peer::new(node.seed),
             link: LinkSender::new(),
             frame,
-            outgoing: VecDeque::with_capacity(peer::OUTGOING_MAX),
+            outgoing: VecDeque::with_capacity(send::OUTGOING_MAX),
             batch_times: VecDeque::with_capacity(JOBS_MAX),
             cp_phase: CpPhase::Idle,
             cp_full: config.cp_full,
@@ -254,15 +340,24 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             cp_due: Nanos::NEVER,
             cp_began: Nanos::ZERO,
             lister: Lister::new(geometry.segment_blocks),
-            list: CpList::new(geometry.segment_blocks),
+            list: CpList::new(geometry.segment_blocks, catch_up_blocks),
             hashed: 0,
             list_crc: ibid_wire::Crc32c::new(),
             list_chain: ChainDigest::new(&[0; 32], CpId::new(0)),
-            apply: Apply::new(geometry.segment_blocks, node.volume_sectors()),
+            apply: Apply::new(Side::Source, geometry, catch_up_blocks, volume_sectors.clone()),
+            volume_sectors,
             gate: ReadGate::default(),
             open: None,
             list_sent: None,
-            blocks: BlockSender::new(geometry.segment_blocks),
+            blocks: BlockSender::new(geometry.segment_blocks, catch_up_blocks),
+            catch_up: CatchUp::new(catch_up_blocks),
+            bring: Bring::default(),
+            settles: true,
+            heal: Heal::new(),
+            recent: RecentSums::default(),
+            list_volume: VolumeId::new(0),
+            between: Between::new(layout.answers, commands_max),
+            trouble: Trouble::default(),
             peer_has_cp: false,
             waiters: VecDeque::with_capacity(WAITERS_MAX),
             stop_wait: config.stop_wait,
@@ -272,6 +367,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             cp_last: Nanos::ZERO,
             volumes: vec![VolumeCounters::default(); node.volumes.len()],
             times: StageTimes::new(),
+            fetched: 0,
             full_waits: 0,
             full_wait: Nanos::ZERO,
             copied: [0; 4],
@@ -285,6 +381,11 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
     /// The streams, for whoever must know where they listen.
     pub fn streams(&self) -> &S {
         &self.streams
+    }
+
+    /// Writes complete on this node alone.
+    pub fn is_alone(&self) -> bool {
+        self.core.is_alone()
     }
 
     fn poll(&mut self, now: Nanos, wait: Nanos) -> bool {
@@ -315,8 +416,12 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         core.frontend.tick(now);
         core.drain_events(now);
         busy |= core.retry_waiting(now);
+        core.expire_writes(now);
         core.log.expire_late(now);
         busy |= core.close_batches(now);
+        busy |= core.sync_turn(now);
+        busy |= core.fetch_turn(now);
+        busy |= core.between_turn(now);
         busy |= core.point_turn(now);
         busy |= core.pump_link(now, port);
         // A batch that became durable may complete writes, whose answers leave in this same turn.
@@ -338,6 +443,14 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
                 Some(reply) => reply,
                 None => return,
             },
+            CommandKind::Verify { volume, repair, progress } => {
+                self.core.want_verify(now, volume, repair, progress)
+            }
+            CommandKind::VerifyProgress(progress) => self.core.tell_verify(now, progress),
+            CommandKind::VerifyStop(progress) => {
+                self.core.stop_verify(now);
+                self.core.tell_verify(now, progress)
+            }
             CommandKind::Stop => Reply::Stopping,
         };
         // Whoever asked may have given up; nothing depends on the answer.
@@ -364,18 +477,22 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
 impl<D: Disk> Core<D> {
     /// What must happen once, before anything else: the new epoch becomes durable.
     fn begin(&mut self, now: Nanos) {
-        if self.superblock.durable.epoch < self.epoch
-            && self.superblock.is_idle()
-            && self.fault.is_none()
-        {
-            let epoch = self.epoch;
+        if !self.has_epoch() && self.superblock.is_idle() && self.fault.is_none() {
+            let (epoch, end, was_clean) = (self.epoch, self.log.batched(), self.sync.was_clean);
             self.superblock.begin(&self.arena, &mut self.disks, |next| {
                 next.epoch = epoch;
-                next.clean = false;
+                if was_clean {
+                    // Stopped in good order: there is nothing to agree on first.
+                    next.opened = epoch;
+                    next.agreed = end;
+                }
+                next.clean &= Mutant::CleanForGood.is_on();
             });
         }
         if self.cp_due == Nanos::NEVER {
             self.cp_due = now.after(self.cp_interval);
+            // From now on the peer has its time to be heard of.
+            self.sync.sought_since = now;
         }
     }
 
@@ -397,19 +514,28 @@ impl<D: Disk> Core<D> {
     fn disk_done(&mut self, now: Nanos, work: Work, result: Result<(), DiskError>) {
         if let Err(DiskError(code)) = result {
             match work {
-                Work::Read { .. } => {}
+                Work::Read { .. }
+                | Work::Heal
+                | Work::Bring { .. }
+                | Work::Between
+                | Work::Erase
+                | Work::EraseFlush => {}
                 Work::LogWrite { .. }
                 | Work::LogFlush
                 | Work::Superblock
-                | Work::SuperblockFlush => {
+                | Work::SuperblockFlush
+                | Work::MapWrite { .. }
+                | Work::MapFlush => {
                     self.persist.fail();
-                    self.fault.get_or_insert(Fault::Log(code));
+                    self.set_fault(now, Fault::Log(code));
                 }
-                Work::Apply | Work::Block { .. } => {
-                    self.fault.get_or_insert(Fault::Volume(code));
+                Work::Apply | Work::Block { .. } | Work::Answer { .. } => {
+                    self.trouble.note(now, code);
                 }
             }
         }
+        // After a failed flush a later one that succeeds proves nothing about what was written before it.
+        let trusted = result.is_ok() && !matches!(self.fault, Some(Fault::Log(_)));
         match work {
             Work::LogWrite { job } => self.persist.written(job),
             Work::LogFlush => {
@@ -420,16 +546,20 @@ impl<D: Disk> Core<D> {
                 });
             }
             Work::Read { slot } => self.read_done(now, slot, result.is_ok()),
-            Work::Apply => {
-                // After an error the CP never becomes done: what it covers stays in the log.
-                if result.is_ok() {
-                    self.apply.completed();
-                }
-            }
-            Work::Superblock if result.is_ok() => self.superblock.written(&mut self.disks),
-            Work::SuperblockFlush if result.is_ok() => self.superblock.flushed(),
-            Work::Superblock | Work::SuperblockFlush => {}
+            Work::Apply if result.is_ok() => self.apply.completed(),
+            // The CP is applied again from its first record; what it covers stays in the log until that succeeded (I19).
+            Work::Apply => self.apply.failed(),
+            Work::Superblock if trusted => self.superblock.written(&mut self.disks),
+            Work::SuperblockFlush if trusted => self.superblock.flushed(&mut self.disks),
+            Work::MapWrite { slot } if trusted => self.map_writer.written(slot),
+            Work::MapFlush if trusted => self.map_writer.flushed(),
+            Work::Superblock | Work::SuperblockFlush | Work::MapWrite { .. } | Work::MapFlush => {}
+            Work::Bring { page } => self.brought(now, page, result),
+            Work::Heal => self.reread(now, result.is_ok()),
+            Work::Between => self.between.disk_done(result.is_ok()),
+            Work::Erase | Work::EraseFlush => panic!("a source drops nothing: {work:?}"),
             Work::Block { page } => panic!("a source stages no blocks, page {page}"),
+            Work::Answer { slot } => panic!("a source answers no questions, slot {slot}"),
         }
     }
 
@@ -440,7 +570,23 @@ impl<D: Disk> Core<D> {
         snapshot.epoch = self.epoch;
         (snapshot.peer, snapshot.silent) = self.peer.state(now);
         snapshot.fault = self.fault;
-        snapshot.peer_failed = self.peer.failed;
+        snapshot.fault_age = self.fault.map_or(Nanos::ZERO, |_| now.since(self.fault_since));
+        snapshot.volume_retry = self.trouble.state(now);
+        snapshot.sync = self.sync_state();
+        snapshot.out_of_sync = self.is_out_of_sync();
+        snapshot.mirror_usable = !self.sync.mirror_mixed;
+        snapshot.log_open = self.log.is_open();
+        snapshot.out_of_sync_blocks = self.map.blocks();
+        snapshot.alone = self.sync.alone_since.map(|since| now.since(since));
+        snapshot.expired = self.sync.expired;
+        snapshot.fetched = self.fetched;
+        snapshot.healed = self.heal.healed;
+        snapshot.reads_from_peer = self.between.reads_from_peer;
+        snapshot.rewritten = self.between.rewritten;
+        snapshot.recovery = Some(self.recovery);
+        snapshot.peer_memory = self.peer.in_memory;
+        snapshot.peer_failed =
+            self.peer.failed || self.peer.refusal() == Some(HelloRefusal::Failed);
         snapshot.segments = [self.geometry.segments - used, open, used - open];
         snapshot.lsn = self.log.last_lsn();
         snapshot.lsn_durable = self.log.durable_here_lsn();
@@ -465,14 +611,24 @@ impl<D: Disk> Core<D> {
         snapshot.take_tables(&self.volumes, &self.times);
     }
 
+    pub(super) fn set_fault(&mut self, now: Nanos, fault: Fault) {
+        if self.fault.is_none() {
+            self.fault = Some(fault);
+            self.fault_since = now;
+        }
+    }
+
     /// Nothing is under way that a frame of the peer could end.
     fn awaits_nothing(&self) -> bool {
         let settled =
             self.log.durable_there_lsn() >= self.log.last_lsn() && self.cp_phase == CpPhase::Idle;
         settled
             && self.peer.is_connected()
+            && self.log.is_open()
+            && self.map.is_empty()
             && self.link.is_quiet()
             && self.writes.used() == 0
+            && self.between.is_quiet()
             && self.stopping.is_none()
     }
 
@@ -484,6 +640,7 @@ impl<D: Disk> Core<D> {
         drained
             && self.writes.used() == 0
             && self.cp_phase == CpPhase::Idle
+            && !self.between.is_busy()
             && self.persist.is_idle()
     }
 
@@ -494,7 +651,9 @@ impl<D: Disk> Core<D> {
         }
         let durable = self.superblock.durable;
         if self.is_quiet() && self.superblock.is_idle() {
-            if durable.epoch == self.epoch && !durable.clean && self.fault.is_none() {
+            // SYNC-2: a log that was never opened has not met the peer's, which may hold more.
+            let is_clean = self.has_epoch() && self.log.is_open() && self.fault.is_none();
+            if is_clean && !durable.clean {
                 self.superblock.begin(&self.arena, &mut self.disks, |next| next.clean = true);
                 return;
             }

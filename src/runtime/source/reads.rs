@@ -8,7 +8,7 @@ use crate::snapshot::{COPIED_GATHER, Stage};
 use ibid_driver::{Disk, DiskOp};
 use ibid_engine::frontend::{CommandId, READ_PIECES_MAX, ReadPiece};
 use ibid_engine::volume::{Fragment, plan_read};
-use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_units::{BLOCK_BYTES, CpId, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
 
 /// Disk operations of one read, at most: one for each of its pieces.
@@ -16,7 +16,7 @@ pub(super) const READ_OPS_MAX: usize = READ_PIECES_MAX;
 /// Gathered reads that may read from the volume at one time.
 pub(super) const SCATTERS_MAX: usize = 8;
 /// Words with a bit for each sector of the longest read.
-const SCATTER_WORDS: usize = (1 << 20) / 512 / 64;
+pub(super) const SCATTER_WORDS: usize = (1 << 20) / 512 / 64;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadSlot {
@@ -33,8 +33,10 @@ pub(super) struct ReadSlot {
     outstanding: u32,
     generation: usize,
     failed: bool,
+    /// The peer was asked for what could not be read here: that is the last resort.
+    asked_peer: bool,
     pub(super) abandoned: bool,
-    parsed: Nanos,
+    pub(super) parsed: Nanos,
 }
 
 impl ReadSlot {
@@ -51,6 +53,7 @@ impl ReadSlot {
         outstanding: 0,
         generation: 0,
         failed: false,
+        asked_peer: false,
         abandoned: false,
         parsed: Nanos::ZERO,
     };
@@ -92,11 +95,24 @@ impl<D: Disk> Core<D> {
     /// Decides where a read's bytes come from and starts what disk reads it needs; false where there is no memory for it now.
     pub(super) fn begin_read(&mut self, now: Nanos, place: u32) -> bool {
         let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
+        // SYNC-2: before the log is open the peer may hold newer entries, acknowledged ones among them; and what recovery found is shown only
+        // once it is known whether it was acknowledged, neither it nor what was there before.
+        let decided =
+            self.log.is_open() && !self.log.overlaps_uncommitted_recovered(volume, first, sectors);
+        if !decided && !Mutant::ReadBeforeOpen.is_on() {
+            return false;
+        }
         let (mut fragments, mut from_volume) = (0, 0);
+        let mut rotten = None;
         plan_read(&self.log, volume, first, sectors, |fragment| {
             fragments += 1;
             from_volume += usize::from(matches!(fragment, Fragment::Volume { .. }));
+            rotten = rotten.or(self.rotten(&fragment));
         });
+        if let Some(segment) = rotten {
+            self.wait_for_healing(now, segment);
+            return false;
+        }
         let gather = fragments > READ_PIECES_MAX;
         if from_volume > 0 || gather {
             let Some(run) = self.read_pool.take(sectors.blocks_from(first)) else {
@@ -118,6 +134,33 @@ impl<D: Disk> Core<D> {
         if self.reads.get(place).outstanding == 0 {
             self.read_ready(now, place);
         }
+        true
+    }
+
+    /// The segment of a fragment with a page that is no longer what came.
+    fn rotten(&self, fragment: &Fragment) -> Option<CpId> {
+        let Fragment::Log { segment, page, in_page, sectors } = *fragment else { return None };
+        let pages = (in_page + sectors).div_ceil(8);
+        let sound = self.log.pages.sound(segment, page, pages, &self.memory);
+        (sound < pages).then_some(segment)
+    }
+
+    /// A CP heals the page and brings it to the volume; the read waits for that (HEAL-2).
+    fn wait_for_healing(&mut self, now: Nanos, segment: CpId) {
+        self.heal.wanted = true;
+        if segment.next() == self.log.segments().1 {
+            self.log.seal(now);
+        }
+    }
+
+    /// Ends a read that has waited too long: for the peer to say what of a recovered log was acknowledged, or for a page to be healed.
+    pub(super) fn expire_read(&mut self, now: Nanos, place: u32) -> bool {
+        let ReadSlot { cmd, parsed, .. } = *self.reads.get(place);
+        let Some(cmd) = cmd.filter(|_| now.since(parsed) >= self.sync.stall_timeout) else {
+            return false;
+        };
+        self.complete(cmd, Status::COMMAND_INTERRUPTED);
+        self.finish_read(now, place);
         true
     }
 
@@ -183,14 +226,34 @@ impl<D: Disk> Core<D> {
         true
     }
 
-    /// Too many pieces to send apart: they are gathered in the read's memory, which is counted. What the log has is copied now;
-    /// what the volume has is read beside it and laid in when it has come.
+    /// Too many pieces to send apart: they are gathered in the read's memory. What the volume has is read beside it and laid in when it
+    /// has come.
     pub(super) fn begin_gather(&mut self, place: u32) {
-        let ReadSlot { volume, first, sectors, run, scatter, .. } = *self.reads.get(place);
+        let wanted = self.gather(place);
+        let ReadSlot { volume, first, sectors, scatter, .. } = *self.reads.get(place);
+        assert!(
+            scatter.is_some() || wanted.iter().all(|word| *word == 0),
+            "a read with sectors in the volume has a list of them"
+        );
+        if let Some(scatter) = scatter {
+            let scatter = self.scatters.get_mut(scatter);
+            scatter.sectors = wanted;
+            let at = scatter.under.at + u64::from(first.in_block()) * SECTOR_BYTES;
+            let span = Span::new(at, sectors.bytes() as u32);
+            let op = DiskOp::Read { file: volume_file(volume), at: first.bytes(), span };
+            self.reads.get_mut(place).outstanding = 1;
+            self.disks.submit(op, Work::Read { slot: place });
+        }
+    }
+
+    /// Makes one piece of a read: what the log has is copied now, which is counted. Gives a bit for each sector that the volume has.
+    pub(super) fn gather(&mut self, place: u32) -> [u64; SCATTER_WORDS] {
+        let ReadSlot { volume, first, sectors, run, .. } = *self.reads.get(place);
         let run = run.expect("a gathered read has memory");
         let start = run.at + u64::from(first.in_block()) * SECTOR_BYTES;
+        let mut wanted = [0; SCATTER_WORDS];
         let mut offset = 0;
-        let Self { log, geometry, arena, copied, scatters, .. } = self;
+        let Self { log, geometry, arena, copied, .. } = self;
         plan_read(log, volume, first, sectors, |fragment| {
             let bytes = fragment.sectors() * SECTOR_BYTES as u32;
             let at = start + u64::from(offset) * SECTOR_BYTES;
@@ -205,11 +268,8 @@ impl<D: Disk> Core<D> {
                 }
                 Fragment::Zeroes { .. } => arena.zero(Span::new(at, bytes)),
                 Fragment::Volume { sectors, .. } => {
-                    let scatter = scatters.get_mut(
-                        scatter.expect("a read with sectors in the volume has a list of them"),
-                    );
                     for sector in offset..offset + sectors {
-                        scatter.sectors[sector as usize / 64] |= 1 << (sector % 64);
+                        wanted[sector as usize / 64] |= 1 << (sector % 64);
                     }
                 }
             }
@@ -218,14 +278,7 @@ impl<D: Disk> Core<D> {
         let slot = self.reads.get_mut(place);
         slot.pieces[0] = ReadPiece { span: Span::new(start, sectors.bytes() as u32), crc: None };
         slot.piece_count = 1;
-        if let Some(scatter) = scatter {
-            slot.outstanding = 1;
-            let under = self.scatters.get(scatter).under;
-            let at = under.at + u64::from(first.in_block()) * SECTOR_BYTES;
-            let span = Span::new(at, sectors.bytes() as u32);
-            let op = DiskOp::Read { file: volume_file(volume), at: first.bytes(), span };
-            self.disks.submit(op, Work::Read { slot: place });
-        }
+        wanted
     }
 
     /// Lays the volume's sectors of a gathered read into its memory.
@@ -252,9 +305,9 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    pub(super) fn pin(&mut self, place: u32, segment: ibid_units::CpId) {
+    pub(super) fn pin(&mut self, place: u32, segment: CpId) {
         let bit = 1u64 << self.geometry.slot(segment);
-        if self.reads.get(place).pins & bit == 0 {
+        if self.reads.get(place).pins & bit == 0 && !Mutant::PinForgotten.is_on() {
             self.log.pin(segment);
             self.reads.get_mut(place).pins |= bit;
         }
@@ -279,6 +332,10 @@ impl<D: Disk> Core<D> {
             self.finish_read(now, place);
             return;
         };
+        if slot.failed && !slot.asked_peer {
+            self.turn_to_peer(place);
+            return;
+        }
         if slot.failed {
             self.complete(cmd, Status::UNRECOVERED_READ_ERROR);
             self.finish_read(now, place);
@@ -306,7 +363,8 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    pub(super) fn finish_read(&mut self, _now: Nanos, place: u32) {
+    /// What a read holds of the log and of memory.
+    fn give_back(&mut self, place: u32) {
         let slot = *self.reads.get(place);
         self.give_run(place);
         if let Some(scatter) = slot.scatter {
@@ -319,6 +377,73 @@ impl<D: Disk> Core<D> {
                 self.log.unpin_slot(at as usize);
             }
         }
+        let slot = self.reads.get_mut(place);
+        slot.scatter = None;
+        slot.pins = 0;
+    }
+
+    /// The volume could not be read: the read begins anew, with the peer's help, when it is its turn (PEER-1).
+    fn turn_to_peer(&mut self, place: u32) {
+        self.give_back(place);
+        let slot = self.reads.get_mut(place);
+        slot.piece_count = 0;
+        slot.failed = false;
+        self.between.wait_read(place);
+    }
+
+    /// Begins a read anew that could not read the volume: what the log has now is gathered, of the rest the caller sees to every sector
+    /// that is marked. `None` where it can't begin now.
+    pub(super) fn begin_peer_read(
+        &mut self,
+        now: Nanos,
+        place: u32,
+    ) -> Option<(VolumeId, Sector, Sectors, [u64; SCATTER_WORDS])> {
+        let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
+        if self.log.overlaps_uncommitted_recovered(volume, first, sectors) {
+            return None;
+        }
+        let mut rotten = None;
+        plan_read(&self.log, volume, first, sectors, |fragment| {
+            rotten = rotten.or(self.rotten(&fragment));
+        });
+        if let Some(segment) = rotten {
+            self.wait_for_healing(now, segment);
+            return None;
+        }
+        let run = self.read_pool.take(sectors.blocks_from(first))?;
+        let generation = self.gate.enter();
+        let slot = self.reads.get_mut(place);
+        slot.run = Some(run);
+        slot.generation = generation;
+        slot.asked_peer = true;
+        Some((volume, first, sectors, self.gather(place)))
+    }
+
+    /// It could not be brought to an end now: it waits again.
+    pub(super) fn suspend_peer_read(&mut self, place: u32) {
+        let generation = self.reads.get(place).generation;
+        self.gate.leave(generation);
+        self.reads.get_mut(place).asked_peer = false;
+        self.turn_to_peer(place);
+    }
+
+    /// It has all its bytes, or will not get them.
+    pub(super) fn end_peer_read(&mut self, now: Nanos, place: u32, success: bool) {
+        self.reads.get_mut(place).failed = !success;
+        self.read_ready(now, place);
+    }
+
+    /// A read that waits for the peer ends without it.
+    pub(super) fn fail_waiting_read(&mut self, now: Nanos, place: u32, status: Status) {
+        if let Some(cmd) = self.reads.get(place).cmd {
+            self.complete(cmd, status);
+        }
+        self.finish_read(now, place);
+    }
+
+    pub(super) fn finish_read(&mut self, _now: Nanos, place: u32) {
+        let slot = *self.reads.get(place);
+        self.give_back(place);
         if let Some(cmd) = slot.cmd {
             let table = self.table(cmd);
             if table.read == place {

@@ -6,8 +6,10 @@ use super::clients::NONE;
 use crate::snapshot::{COPIED_LATE, Stage};
 use ibid_driver::Disk;
 use ibid_engine::frontend::CommandId;
-use ibid_engine::log::{Completion, Placement, ReserveRefused};
-use ibid_units::{BLOCK_BYTES, LogBlock, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_engine::log::{Completion, Placement, ReserveRefused, TOKEN_NONE};
+use ibid_units::{
+    BLOCK_BYTES, LogBlock, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId,
+};
 use ibid_wire::disk::EntryKind;
 use ibid_wire::nvme_tcp::Status;
 use std::collections::VecDeque;
@@ -25,7 +27,7 @@ enum WriteState {
     Logged,
     /// Its segment was closed before its data came; waits to be moved.
     Late,
-    /// Its connection died while it waited: forgotten when its turn comes.
+    /// Its connection died, or it waited too long: forgotten when its turn comes, without effect.
     Dropped,
 }
 
@@ -108,9 +110,7 @@ impl<D: Disk> Core<D> {
             return;
         };
         self.commands += 1;
-        if kind == EntryKind::Write {
-            self.table(id).write = place;
-        }
+        self.table(id).write = place;
         let queue = if self.is_large(place) { &self.waiting_large } else { &self.waiting_writes };
         if !queue.is_empty() || !self.try_place(now, place) {
             let large = self.is_large(place);
@@ -151,7 +151,7 @@ impl<D: Disk> Core<D> {
                 self.note_wait(place);
                 return false;
             }
-            Err(ReserveRefused::Busy) => return false,
+            Err(ReserveRefused::Busy | ReserveRefused::NotOpen) => return false,
         };
         let slot = self.writes.get_mut(place);
         slot.placement = Some(placement);
@@ -300,6 +300,11 @@ impl<D: Disk> Core<D> {
             let Some(place) = self.late.pop_front() else {
                 break;
             };
+            if self.writes.get(place).state == WriteState::Dropped {
+                self.drop_late(place, Status::COMMAND_INTERRUPTED);
+                any = true;
+                continue;
+            }
             if self.move_late(now, place) {
                 any = true;
                 continue;
@@ -330,14 +335,16 @@ impl<D: Disk> Core<D> {
                 self.waiting(large).pop_front();
             }
         }
-        while let Some(&place) = self.waiting_reads.front() {
+        for _ in 0..self.waiting_reads.len() {
+            let Some(place) = self.waiting_reads.pop_front() else { break };
             if self.reads.get(place).abandoned {
                 self.finish_read(now, place);
+            } else if self.expire_read(now, place) {
             } else if !self.begin_read(now, place) {
-                break;
+                self.waiting_reads.push_back(place);
+                continue;
             }
             any = true;
-            self.waiting_reads.pop_front();
         }
         any
     }
@@ -464,6 +471,10 @@ impl<D: Disk> Core<D> {
         let mut any = false;
         while let Some(committed) = self.log.pop_committed() {
             any = true;
+            if committed.token == TOKEN_NONE {
+                // Recovery found it: whoever wrote it is gone.
+                continue;
+            }
             let place = committed.token as u32;
             let slot = *self.writes.get(place);
             self.times.record(Stage::Commit, now.since(committed.arrived));
@@ -485,10 +496,42 @@ impl<D: Disk> Core<D> {
             return;
         }
         match self.writes.get(place).state {
+            WriteState::Waiting | WriteState::Late if Mutant::DeadWriteLogged.is_on() => {}
             WriteState::Waiting => self.writes.get_mut(place).state = WriteState::Dropped,
             WriteState::Receiving => self.forget_write(now, place),
-            // It is in the log and takes effect; only its host no longer hears of it.
-            WriteState::Logged | WriteState::Late | WriteState::Dropped => {}
+            // It has no Lsn yet: after its host's retry it must not take effect (I16).
+            WriteState::Late => {
+                self.unlink(cmd, place);
+                self.writes.get_mut(place).state = WriteState::Dropped;
+            }
+            // It is in the log, before whatever its host sends again; only its host no longer hears of it.
+            WriteState::Logged | WriteState::Dropped => self.unlink(cmd, place),
         }
+    }
+
+    /// A command's host no longer waits for a write.
+    fn unlink(&mut self, cmd: CommandId, place: u32) {
+        self.writes.get_mut(place).cmd = None;
+        let table = self.table(cmd);
+        if table.write == place {
+            table.write = NONE;
+        }
+    }
+
+    /// Ends a write that has waited for `limit`, if it is one that can be ended; true where it was. Its host is asked to send it again.
+    pub(super) fn expire_write(&mut self, now: Nanos, place: u32, limit: Nanos) -> bool {
+        let WriteSlot { state, cmd, parsed, .. } = *self.writes.get(place);
+        let Some(cmd) = cmd.filter(|_| now.since(parsed) >= limit) else { return false };
+        let then = match state {
+            WriteState::Waiting | WriteState::Late => WriteState::Dropped,
+            // It stays in the log, and comes before what is sent again.
+            WriteState::Logged => WriteState::Logged,
+            // Its own host is slow: the target's time limits are for that.
+            WriteState::Receiving | WriteState::Dropped => return false,
+        };
+        self.complete(cmd, Status::COMMAND_INTERRUPTED);
+        self.unlink(cmd, place);
+        self.writes.get_mut(place).state = then;
+        true
     }
 }

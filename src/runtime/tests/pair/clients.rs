@@ -1,10 +1,10 @@
 //! Connections that come, stay silent, end at a bad moment, or owe data that the log would have to wait for.
 
-use crate::world::host::{Done, Op, Request};
-use crate::world::load::{Load, LoadConfig};
-use crate::world::{SOURCE, World, WorldConfig};
 use crate::{WRITES, do_read, do_write, write};
 use ibid_runtime::Shard;
+use ibid_sim::host::{Done, Op, Request};
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::{SOURCE, World, WorldConfig};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::Status;
 

@@ -1,10 +1,10 @@
 //! I1: what was completed lies in the durable image of both logs at that instant, descriptor and pages.
 
 use crate::WRITES;
-use crate::world::load::{Load, LoadConfig};
-use crate::world::model::Write;
-use crate::world::{World, WorldConfig};
 use ibid_driver::checksum::crc32c;
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::model::Write;
+use ibid_sim::{World, WorldConfig};
 use ibid_units::{LogBlock, Nanos};
 use ibid_wire::disk::{Batch, EntryKind, SEGMENTS_AT, SegmentHeader};
 

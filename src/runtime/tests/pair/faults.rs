@@ -1,15 +1,15 @@
 //! Devices that fail and bytes that rot: nothing is acknowledged that is not durable, nothing is applied that is not proved.
 
-use crate::world::disk::Fail;
-use crate::world::host::{Op, Request};
-use crate::world::load::{Load, LoadConfig};
-use crate::world::{DESTINATION, SOURCE, World, WorldConfig};
 use crate::{WRITES, do_read, do_write, write};
 use ibid_driver::checksum::crc32c;
 use ibid_driver::{DiskOp, FileId};
 use ibid_runtime::{Fault, PeerState, Reply, Shard, Stop};
+use ibid_sim::disk::Fail;
+use ibid_sim::host::{Op, Request};
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::{DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::Nanos;
-use ibid_wire::disk::{Batch, BatchEmitter};
+use ibid_wire::disk::{Batch, BatchEmitter, SEGMENTS_AT};
 use ibid_wire::nvme_tcp::Status;
 use ibid_wire::peer::{Frame, FrameEmitter, HEADER_BYTES, Section, SectionKind};
 use std::cell::Cell;
@@ -113,31 +113,26 @@ fn a_volume_that_fails_leaves_its_cp_undone_and_its_segment_kept() {
         do_write(&mut world, 0, 8);
         world.files[side].borrow_mut().fail = fail_on(matches);
         let answer = world.begin_cp();
-        world
-            .run_until("the fault", |world| world.snapshot(side).fault == Some(Fault::Volume(EIO)));
-        world.files[side].borrow_mut().fail = None;
-        world.pass(Nanos::from_millis(2_000));
+        world.run_until("the error", |world| world.snapshot(side).volume_retry.is_some());
+        world.pass(Nanos::from_millis(3_000));
+        let (code, age, count) = world.snapshot(side).volume_retry.expect("it is tried again");
+        assert_eq!(code, EIO);
+        assert!(age >= Nanos::from_millis(3_000) && count >= 2, "{count} in {age:?}");
         assert!(answer.try_recv().is_err(), "the CP is not done");
-        for side in [SOURCE, DESTINATION] {
-            let found = crate::world::superblock(world.files[side].borrow().durable(0));
-            assert!(
-                side == 1 - world_side(&mut world) || found.cp.get() == 0,
-                "the CP is not recorded where it failed"
-            );
+        let before = world.snapshot(SOURCE).cp;
+        for each in [SOURCE, DESTINATION] {
+            let found = ibid_sim::superblock(world.files[each].borrow().durable(0));
+            assert!(each != side || found.cp == before, "the CP is not recorded where it failed");
         }
-        assert_eq!(
-            world.snapshot(SOURCE).cp.get(),
-            0,
-            "the source has no CP that both do not have"
-        );
         assert_eq!(world.snapshot(SOURCE).segments[2], 1, "the segment is kept");
         do_read(&mut world, 0, 8);
+        // The device works again: everything is written once more from the log, then flushed.
+        world.files[side].borrow_mut().fail = None;
+        world.run_until("the CP", |world| world.snapshot(SOURCE).cp > before);
+        assert_eq!(world.snapshot(side).volume_retry, None);
+        do_write(&mut world, 4, 2);
+        world.stop();
     }
-}
-
-/// The side with a fault.
-fn world_side(world: &mut World) -> usize {
-    usize::from(world.snapshot(SOURCE).fault.is_none())
 }
 
 /// Takes a datagram apart and puts it together again with what `change` makes of its sections; sums and tag are right afterwards.
@@ -246,7 +241,7 @@ fn a_cp_of_another_history_is_a_fault_and_not_applied() {
             if side == DESTINATION {
                 rebuild(datagram, |section, body| {
                     if section.kind == SectionKind::CpOpen {
-                        body[place] ^= 2;
+                        body[place] ^= 4;
                     }
                 });
             }
@@ -258,7 +253,7 @@ fn a_cp_of_another_history_is_a_fault_and_not_applied() {
         world.net.borrow_mut().tamper = None;
         world.pass(Nanos::from_millis(3_000));
         assert!(answer.try_recv().is_err(), "the CP is not done");
-        assert_eq!(world.snapshot(DESTINATION).cp.get(), 0);
+        assert_eq!(world.snapshot(DESTINATION).cp.get(), 1);
         let mirror = world.files[DESTINATION].borrow().live(1).to_vec();
         assert!(mirror.iter().all(|byte| *byte == 0), "nothing was written to the mirror");
         let (_, request) = write(&mut world, 8, 8);
@@ -281,6 +276,9 @@ fn a_cp_waits_for_the_log_it_refers_to() {
         do_write(&mut world, n * 16, 8);
     }
     world.power_cut_destination();
+    // Its log device has lost the log, so that it has to come again.
+    let slots = world.files[DESTINATION].borrow().durable(0)[SEGMENTS_AT as usize..].len();
+    world.files[DESTINATION].borrow_mut().fill(0, SEGMENTS_AT as usize, &vec![0; slots]);
     let holding = Rc::new(Cell::new(true));
     let holds = holding.clone();
     world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
@@ -292,6 +290,7 @@ fn a_cp_waits_for_the_log_it_refers_to() {
         }
     }));
     world.start_destination();
+    world.await_start();
     let answer = world.begin_cp();
     world.run_until("the CP to be announced", |world| {
         world.snapshot(DESTINATION).cp_running.is_some()

@@ -1,10 +1,7 @@
-//! The runtime as a whole pair in one process, against a plain model: see `world`. The sharper questions have files of their own.
+//! The runtime as a whole pair in one process, against a plain model: see `ibid_sim::world`. The sharper questions have files of their own.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is nothing else")]
-#![allow(unreachable_pub, reason = "the world is a tree of modules that is included, not a crate")]
 
-#[path = "../world/mod.rs"]
-mod world;
-
+mod apart;
 mod clients;
 mod durable;
 mod faults;
@@ -12,12 +9,13 @@ mod meeting;
 mod no_alloc;
 mod random;
 mod traffic;
+mod verify;
 
 use ibid_driver::no_alloc::RefusingAllocator;
-use world::World;
-use world::host::{Op, Request};
-use world::load::LoadConfig;
-use world::model::Write;
+use ibid_sim::World;
+use ibid_sim::host::{Op, Request};
+use ibid_sim::load::LoadConfig;
+use ibid_sim::model::Write;
 
 #[global_allocator]
 static ALLOCATOR: RefusingAllocator = RefusingAllocator;

@@ -1,10 +1,9 @@
 //! How the two nodes meet, part and meet again.
 
-use crate::world::load::{Load, LoadConfig};
-use crate::world::{DESTINATION, SOURCE, World, WorldConfig, superblock};
 use crate::{WRITES, do_read, do_write, write};
-use ibid_driver::{DiskFile, OpenOptions};
-use ibid_runtime::{PeerState, Role, StartRefused};
+use ibid_runtime::{PeerState, StartRefused};
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::{Crash, DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
 use ibid_wire::disk::Superblock;
 use ibid_wire::peer::{Frame, FrameKind, HelloRefusal};
@@ -47,16 +46,6 @@ fn a_peer_that_was_away_comes_back_and_nothing_is_lost() {
     }
 }
 
-/// What `ibid_runtime::start` says of a log device with these bytes.
-fn start(world: &World, role: Role, log: &[u8]) -> Result<Superblock, StartRefused> {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("log");
-    std::fs::write(&path, log).expect("a file");
-    let options = OpenOptions { create_bytes: None, written: false, read_only: false };
-    let (device, _) = DiskFile::open(&path, options).expect("it opens");
-    ibid_runtime::start(&device, &world.config.node(0).superblock(role))
-}
-
 #[test]
 fn a_destination_that_lost_its_power_is_sent_again_what_the_log_retains() {
     for seed in 1..6 {
@@ -79,11 +68,7 @@ fn a_destination_that_lost_its_power_is_sent_again_what_the_log_retains() {
                 for _ in 0..200 {
                     load.step(&mut world);
                 }
-                let log = world.files[DESTINATION].borrow().durable(0).to_vec();
-                let found = start(&world, Role::Destination, &log)
-                    .expect("a destination starts from what it has");
-                let node = world.config.node(seed * 100 + cuts);
-                world.start_destination_as(node, found);
+                world.start_destination();
             }
         }
         load.run(&mut world);
@@ -100,69 +85,115 @@ fn both_start_again_after_a_clean_stop() {
         Load::new(LoadConfig { commands: 60, reads: 300, ..WRITES }).run(&mut world);
         assert_eq!(world.snapshot(SOURCE).epoch, Epoch::new(epoch));
         world.stop();
-        for (side, role) in [(SOURCE, Role::Source), (DESTINATION, Role::Destination)] {
-            let log = world.files[side].borrow().durable(0).to_vec();
-            assert_eq!(start(&world, role, &log).expect("a clean node starts"), superblock(&log));
-            let other = if role == Role::Source { Role::Destination } else { Role::Source };
-            assert!(matches!(start(&world, other, &log), Err(StartRefused::Role(_))));
+        for side in [SOURCE, DESTINATION] {
+            world.end_node(side);
         }
         world.queues.clear();
         world.sockets.borrow_mut().forget();
         world.start_source();
         world.start_destination();
+        world.await_start();
     }
 }
 
 #[test]
-fn a_source_that_was_not_stopped_is_refused_at_start() {
+fn a_source_that_was_killed_goes_on_where_it_was() {
+    for seed in 8..20 {
+        let mut config = WorldConfig::calm(seed);
+        config.cp_interval = Nanos::from_millis(15);
+        let mut world = World::new(config);
+        for round in 0..6 {
+            world.connect();
+            let mut load =
+                Load::new(LoadConfig { commands: 4000, reads: 200, zeroes: 50, cps: 5, ..WRITES });
+            for _ in 0..60 + round * 40 {
+                load.submit(&mut world);
+                load.step(&mut world);
+            }
+            let both = world.random.chance(300);
+            let crash = if world.random.chance(500) { Crash::Power } else { Crash::Kill };
+            world.crash(SOURCE, crash);
+            world.queues.clear();
+            if both {
+                world.crash(DESTINATION, crash);
+                world.start_destination();
+            }
+            world.start_source();
+            world.await_start();
+        }
+        world.connect();
+        Load::new(LoadConfig { commands: 60, reads: 300, ..WRITES }).run(&mut world);
+        world.stop();
+    }
+}
+
+#[test]
+fn a_device_that_is_not_the_nodes_own_is_refused_by_name() {
     let mut world = World::new(WorldConfig::calm(8));
-    world.connect();
-    world.wait_connected();
-    do_write(&mut world, 0, 8);
-    let log = world.files[SOURCE].borrow().durable(0).to_vec();
-    assert!(matches!(start(&world, Role::Source, &log), Err(StartRefused::Unclean(_))));
-    let mut other = log.clone();
-    other[..8].fill(7);
-    other[64 << 10..][..8].fill(7);
-    assert!(matches!(start(&world, Role::Source, &other), Err(StartRefused::Foreign(_))));
+    world.stop();
+    for side in [SOURCE, DESTINATION] {
+        world.end_node(side);
+    }
+    let refusal = |world: &mut World, side: usize| {
+        world.await_start();
+        assert!(!world.runs(side));
+        world.refused[side].take().expect("it was refused")
+    };
+    world.change_superblock(SOURCE, |found| found.role = 0);
+    world.start(SOURCE);
+    assert!(matches!(refusal(&mut world, SOURCE), StartRefused::Role("destination")));
+    world.change_superblock(SOURCE, |found| (found.role, found.pair) = (1, [1; 16]));
+    world.start(SOURCE);
+    assert!(matches!(refusal(&mut world, SOURCE), StartRefused::Pair));
+    world.files[SOURCE].borrow_mut().fill(0, 0, &[7; 8]);
+    world.files[SOURCE].borrow_mut().fill(0, 64 << 10, &[7; 8]);
+    world.start(SOURCE);
+    assert!(matches!(refusal(&mut world, SOURCE), StartRefused::Foreign(_)));
 }
 
 /// A destination that runs on a changed superblock is not written to, and the source says why.
 fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
     let mut world = World::new(WorldConfig::calm(seed));
-    let mut found = superblock(world.files[DESTINATION].borrow().durable(0));
-    change(&mut found);
-    let node = world.config.node(seed);
-    world.start_destination_as(node, found);
     world.connect();
+    do_write(&mut world, 0, 8);
+    world.cp();
+    world.crash(DESTINATION, Crash::Power);
+    world.change_superblock(DESTINATION, change);
+    world.start_destination();
     let (_, request) = write(&mut world, 0, 8);
     world.queues[1].submit(1, request);
-    world.pass(Nanos::from_millis(500));
+    world.pass(Nanos::from_millis(4_500));
     assert_eq!(world.queues[1].outstanding(), 1, "the write waits");
-    assert_eq!(world.snapshot(DESTINATION).lsn, found.last_lsn, "nothing was taken");
     do_read(&mut world, 8, 8);
     world.snapshot(SOURCE).peer
 }
 
 #[test]
-fn a_source_that_is_not_its_own_is_refused_by_name() {
+fn a_peer_of_another_history_is_refused_by_name() {
     let is = |refusal| PeerState::Refused(refusal);
-    assert_eq!(refused(1, |found| found.pair = [1; 16]), is(HelloRefusal::Pair));
-    assert_eq!(refused(2, |found| found.segments += 1), is(HelloRefusal::Geometry));
-    assert_eq!(refused(3, |found| found.volumes[1].uuid = [0; 16]), is(HelloRefusal::Volumes));
     assert_eq!(refused(4, |found| found.epoch = Epoch::new(9)), is(HelloRefusal::Epoch));
     assert_eq!(refused(5, |found| found.chain = [1; 32]), is(HelloRefusal::History));
     let ahead = |found: &mut Superblock| {
-        found.cp = CpId::new(3);
-        found.last_lsn = Lsn::new(30);
+        found.cp = CpId::new(30);
+        found.last_lsn = Lsn::new(300);
     };
     assert_eq!(refused(6, ahead), is(HelloRefusal::History));
+    let behind = |found: &mut Superblock| {
+        found.cp = CpId::new(0);
+        found.last_lsn = Lsn::new(0);
+        found.chain = [0; 32];
+    };
+    assert_eq!(refused(7, behind), is(HelloRefusal::History));
 }
 
 #[test]
 fn a_destination_whose_log_fails_says_so_to_its_next_source() {
     let mut world = World::new(WorldConfig::calm(9));
+    world.connect();
+    world.wait_connected();
     world.files[DESTINATION].borrow_mut().fail = Some(Box::new(|_| Some(5)));
+    let (_, request) = write(&mut world, 0, 8);
+    world.queues[1].submit(1, request);
     world.run_until("the refusal", |world| {
         world.snapshot(SOURCE).peer == PeerState::Refused(HelloRefusal::Failed)
     });

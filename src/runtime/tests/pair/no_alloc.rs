@@ -1,9 +1,9 @@
 //! After start a node allocates nothing: turns of both are counted, the world's own code within them is not.
 
 use crate::WRITES;
-use crate::world::guard;
-use crate::world::load::{Load, LoadConfig};
-use crate::world::{World, WorldConfig};
+use ibid_sim::guard;
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::{World, WorldConfig};
 
 fn run(config: WorldConfig, load: LoadConfig) {
     let mut world = World::new(config);

@@ -1,10 +1,10 @@
 //! Random loads over random worlds. Seeds that found something stay, with what it was.
 
-use crate::world::disk::DiskFaults;
-use crate::world::load::{Load, LoadConfig};
-use crate::world::net::NetFaults;
-use crate::world::random::Random;
-use crate::world::{SOURCE, World, WorldConfig};
+use ibid_sim::disk::DiskFaults;
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::net::NetFaults;
+use ibid_sim::random::Random;
+use ibid_sim::{SOURCE, World, WorldConfig};
 use ibid_units::Nanos;
 
 /// A world and a load from a seed.
@@ -22,12 +22,14 @@ fn from_seed(seed: u64) -> (WorldConfig, LoadConfig) {
             busy: random.below(2 * much) as u32,
             late_read: random.below(1000) as u32,
             delay: (1_000, 5_000 + random.below(300_000)),
+            ..NetFaults::NONE
         };
     }
     config.disk = DiskFaults {
         delay: (1_000, 10_000 + random.below(500_000)),
         busy: random.below(100) as u32,
         depth: 4 + random.below(60) as usize,
+        ..DiskFaults::FAST
     };
     config.segments = 3 + random.below(4) as u32;
     config.segment_blocks = 260 + random.below(400) as u32;

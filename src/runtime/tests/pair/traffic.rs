@@ -1,9 +1,9 @@
 //! What crosses the link and what the CPU copies, against the numbers that are promised.
 
-use crate::world::host::{Op, Request};
-use crate::world::load::{Load, LoadConfig};
-use crate::world::{DESTINATION, SOURCE, World, WorldConfig};
 use crate::{WRITES, do_write, write};
+use ibid_sim::host::{Op, Request};
+use ibid_sim::load::{Load, LoadConfig};
+use ibid_sim::{DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::Nanos;
 
 fn quiet(seed: u64, full: bool) -> World {
