@@ -1,0 +1,425 @@
+//! The cable: two ports in memory that lose, double, delay, reorder and corrupt frames, say again what was said long ago, and are busy
+//! now and then. A device may read a frame's payload long after `send` (zero copy): some frames are put together only when they arrive.
+
+use crate::effects::{Effect, Effects};
+use crate::faults::Class as Fault;
+use crate::guard;
+use crate::random::Random;
+use crate::trace::{Event, Place, Tracer};
+use ibid_driver::{Arena, Class, Port, PortBusy, PortCounters};
+use ibid_units::{Nanos, Span};
+use ibid_wire::peer::{Frame, HelloAnswer, HelloRefusal, Outcome};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Ethernet, IPv4 and UDP headers.
+const OVERHEAD: usize = 42;
+/// Old frames that are kept to be said again.
+const OLD_FRAMES: usize = 48;
+
+/// How bad the cable is; chances of a thousand.
+#[derive(Clone, Copy, Debug)]
+pub struct NetFaults {
+    pub loss: u32,
+    pub double: u32,
+    /// A frame of any earlier time comes again, also of an earlier session.
+    pub replay: u32,
+    pub reorder: u32,
+    /// One bit.
+    pub corrupt: u32,
+    /// A run of bytes.
+    pub burst: u32,
+    pub truncate: u32,
+    pub extend: u32,
+    /// A byte of the frame's header.
+    pub header: u32,
+    /// A frame comes back to its sender.
+    pub reflect: u32,
+    pub busy: u32,
+    /// Payload is read from the arena when the frame arrives, not when it is sent.
+    pub late_read: u32,
+    /// Nanoseconds.
+    pub delay: (u64, u64),
+}
+
+impl NetFaults {
+    pub const NONE: NetFaults = NetFaults {
+        loss: 0,
+        double: 0,
+        replay: 0,
+        reorder: 0,
+        corrupt: 0,
+        burst: 0,
+        truncate: 0,
+        extend: 0,
+        header: 0,
+        reflect: 0,
+        busy: 0,
+        late_read: 0,
+        delay: (2_000, 10_000),
+    };
+}
+
+#[derive(Clone)]
+struct Sent {
+    head: Vec<u8>,
+    spans: Vec<Span>,
+    arena: Arc<Arena>,
+    /// Who sent it.
+    from: usize,
+    harm: Option<(Fault, u64)>,
+}
+
+impl Sent {
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = self.head.clone();
+        for span in &self.spans {
+            out.extend_from_slice(&self.arena.bytes(*span));
+        }
+        if let Some((harm, word)) = self.harm {
+            corrupt(&mut out, harm, word);
+        }
+        out
+    }
+    fn settle(&mut self) {
+        if !self.spans.is_empty() || self.harm.is_some() {
+            self.head = self.bytes();
+            self.spans.clear();
+            self.harm = None;
+        }
+    }
+}
+
+fn corrupt(bytes: &mut Vec<u8>, harm: Fault, word: u64) {
+    let length = bytes.len();
+    let mut random = Random::new(word);
+    match harm {
+        Fault::NetBit => bytes[random.below(length as u64) as usize] ^= 1 << random.below(8),
+        Fault::NetBurst => {
+            let at = random.below(length as u64) as usize;
+            let count = 2 + random.below(200) as usize;
+            for byte in bytes.iter_mut().skip(at).take(count) {
+                *byte = random.word() as u8;
+            }
+        }
+        Fault::NetTruncated => bytes.truncate(random.below(length as u64) as usize),
+        Fault::NetExtended => {
+            for _ in 0..1 + random.below(100) {
+                bytes.push(random.word() as u8);
+            }
+        }
+        Fault::NetHeader => {
+            let at = random.below(48.min(length as u64)) as usize;
+            bytes[at] ^= 1 + random.below(255) as u8;
+        }
+        _ => panic!("{harm:?} is no harm to a frame's bytes"),
+    }
+}
+
+/// Changes a datagram on its way to a side.
+pub type Tamper = Box<dyn FnMut(usize, &mut Vec<u8>)>;
+
+/// What becomes of one frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Passes,
+    /// The port says it is busy; only of a frame that is sent.
+    Busy,
+    Lost,
+}
+
+/// Decides that for each frame: which side sends or receives it, and which of the two it is (sent: true).
+pub type Fates = Box<dyn FnMut(usize, bool) -> Fate>;
+
+/// Both directions.
+pub struct Net {
+    random: Random,
+    trace: Tracer,
+    pub now: Nanos,
+    pub faults: NetFaults,
+    /// Nothing passes, either way.
+    pub cut: bool,
+    /// Nothing that this side sends passes.
+    pub cut_from: [bool; 2],
+    /// What is sent to this side waits until then, and comes all at once.
+    pub clogged: [u64; 2],
+    /// Larger datagrams vanish.
+    pub passes_max: usize,
+    /// All takes so many times as long.
+    pub slowness: u64,
+    pub tamper: Option<Tamper>,
+    pub fates: Option<Fates>,
+    pub effects: Effects,
+    next: u64,
+    arriving: [BTreeMap<(u64, u64), Sent>; 2],
+    newest: [u64; 2],
+    counters: [PortCounters; 2],
+    old: VecDeque<(usize, Vec<u8>)>,
+}
+
+impl Net {
+    pub fn new(random: Random, faults: NetFaults, trace: Tracer) -> Rc<RefCell<Net>> {
+        Rc::new(RefCell::new(Net {
+            random,
+            trace,
+            now: Nanos::ZERO,
+            faults,
+            cut: false,
+            cut_from: [false; 2],
+            clogged: [0; 2],
+            passes_max: usize::MAX,
+            slowness: 1,
+            tamper: None,
+            fates: None,
+            effects: Effects::default(),
+            next: 0,
+            arriving: Default::default(),
+            newest: [0; 2],
+            counters: Default::default(),
+            old: VecDeque::new(),
+        }))
+    }
+
+    /// A cable as it should be. What is on its way stays on its way.
+    pub fn heal(&mut self) {
+        self.faults = NetFaults { late_read: self.faults.late_read, ..NetFaults::NONE };
+        self.cut = false;
+        self.cut_from = [false; 2];
+        self.clogged = [0; 2];
+        self.passes_max = usize::MAX;
+        self.slowness = 1;
+    }
+
+    /// When the next frame arrives at a side.
+    pub fn next_arrival(&self, side: usize) -> Option<u64> {
+        self.arriving[side].first_key_value().map(|(key, _)| key.0)
+    }
+
+    /// A node is gone: what its device had not read from its memory has left or not, what comes to it is lost.
+    pub fn node_is_gone(&mut self, side: usize) {
+        for sent in self.arriving.iter_mut().flat_map(BTreeMap::values_mut) {
+            if sent.from == side {
+                sent.settle();
+            }
+        }
+    }
+
+    /// A datagram of somebody else comes to a side.
+    pub fn intrude(&mut self, side: usize, head: Vec<u8>, arena: Arc<Arena>) {
+        let sent = Sent { head, spans: Vec::new(), arena, from: 1 - side, harm: None };
+        self.carry(sent, side);
+    }
+
+    /// Drops what is on its way.
+    pub fn forget(&mut self) {
+        self.arriving.iter_mut().for_each(BTreeMap::clear);
+    }
+
+    /// Frames that reach a node that is down.
+    pub fn drop_arrived(&mut self, side: usize) {
+        let now = self.now.get();
+        while self.arriving[side].first_key_value().is_some_and(|(key, _)| key.0 <= now) {
+            self.arriving[side].pop_first();
+        }
+    }
+
+    fn send(&mut self, side: usize, class: Class, sent: Sent) -> Result<(), PortBusy> {
+        if self.effects.is_dead(side) {
+            return Ok(());
+        }
+        if self.random.chance(self.faults.busy) {
+            self.trace.fault(Place::node(side), Fault::NetBusy, 0);
+            return Err(PortBusy);
+        }
+        let fate = self.fates.as_mut().map_or(Fate::Passes, |fates| fates(side, true));
+        if fate == Fate::Busy {
+            return Err(PortBusy);
+        }
+        self.effects.mark(side, Effect::Sent);
+        let bytes =
+            sent.head.len() + sent.spans.iter().map(|span| span.len as usize).sum::<usize>();
+        let counters = &mut self.counters[side];
+        counters.tx_frames += 1;
+        counters.tx_bytes[class as usize] += (bytes + OVERHEAD) as u64;
+        if self.faults.replay > 0 && self.random.chance(30) {
+            if self.old.len() == OLD_FRAMES {
+                let at = self.random.below(OLD_FRAMES as u64) as usize;
+                self.old.swap_remove_back(at);
+            }
+            self.old.push_back((side, sent.bytes()));
+        }
+        if self.random.chance(self.faults.replay) && !self.old.is_empty() {
+            let at = self.random.below(self.old.len() as u64) as usize;
+            let (from, head) = self.old[at].clone();
+            self.trace.fault(Place::Link, Fault::NetReplay, head.len() as u64);
+            let old = Sent { head, spans: Vec::new(), arena: sent.arena.clone(), from, harm: None };
+            self.carry(old, 1 - from);
+        }
+        let lost = fate == Fate::Lost;
+        if lost || self.cut || self.cut_from[side] || bytes > self.passes_max {
+            return Ok(());
+        }
+        if self.random.chance(self.faults.loss) {
+            self.trace.fault(Place::Link, Fault::NetLoss, bytes as u64);
+            return Ok(());
+        }
+        let mut copies = 1;
+        if self.random.chance(self.faults.double) {
+            self.trace.fault(Place::Link, Fault::NetDouble, bytes as u64);
+            copies = 2;
+        }
+        if self.random.chance(self.faults.reflect) {
+            self.trace.fault(Place::Link, Fault::NetReflected, bytes as u64);
+            let mut back = sent.clone();
+            back.settle();
+            self.carry(back, side);
+        }
+        for _ in 0..copies {
+            let mut sent = sent.clone();
+            sent.harm = self.harm();
+            if !self.random.chance(self.faults.late_read) {
+                sent.settle();
+            }
+            self.carry(sent, 1 - side);
+        }
+        Ok(())
+    }
+
+    /// What befalls a frame's bytes.
+    fn harm(&mut self) -> Option<(Fault, u64)> {
+        let faults = self.faults;
+        let kinds = [
+            (faults.corrupt, Fault::NetBit),
+            (faults.burst, Fault::NetBurst),
+            (faults.truncate, Fault::NetTruncated),
+            (faults.extend, Fault::NetExtended),
+            (faults.header, Fault::NetHeader),
+        ];
+        for (chance, kind) in kinds {
+            if chance > 0 && self.random.chance(chance) {
+                self.trace.fault(Place::Link, kind, 0);
+                return Some((kind, self.random.word()));
+            }
+        }
+        None
+    }
+
+    fn carry(&mut self, sent: Sent, to: usize) {
+        let mut at = self.now.get() + self.slowness * self.random.between(self.faults.delay);
+        if self.random.chance(self.faults.reorder) {
+            self.trace.fault(Place::Link, Fault::NetReorder, 0);
+            at += 4 * self.random.between(self.faults.delay);
+        } else {
+            at = at.max(self.newest[to]);
+            self.newest[to] = at;
+        }
+        at = at.max(self.clogged[to]);
+        self.next += 1;
+        self.arriving[to].insert((at, self.next), sent);
+    }
+
+    fn arrive(&mut self, side: usize) -> Option<Vec<u8>> {
+        if self.effects.is_dead(side) {
+            return None;
+        }
+        let (&key, _) = self.arriving[side].first_key_value()?;
+        if key.0 > self.now.get() {
+            return None;
+        }
+        let (_, mut sent) = self.arriving[side].pop_first()?;
+        self.effects.mark(side, Effect::Received);
+        if self.fates.as_mut().is_some_and(|fates| fates(side, false) == Fate::Lost) {
+            // As an interface drops what it can't read.
+            return self.arrive(side);
+        }
+        sent.settle();
+        let mut bytes = sent.head;
+        if let Some(tamper) = &mut self.tamper {
+            tamper(side, &mut bytes);
+        }
+        self.counters[side].rx_frames += 1;
+        self.counters[side].rx_bytes += (bytes.len() + OVERHEAD) as u64;
+        self.trace.mix(5 << 56 | (side as u64) << 48 | bytes.len() as u64);
+        // A frame's kind is its fourth byte: hello and answer are worth a line.
+        match bytes.get(3) {
+            Some(2) => self.trace.event(side, Event::Hello, 0),
+            Some(3) => {
+                self.trace.event(side, Event::Answer, 0);
+                if let Some(event) = verdict(&bytes) {
+                    self.trace.event(side, event, 0);
+                }
+            }
+            _ => {}
+        }
+        Some(bytes)
+    }
+}
+
+/// What an answer to a hello says.
+fn verdict(bytes: &[u8]) -> Option<Event> {
+    let frame = Frame::parse(bytes).ok()?;
+    let (_, body) = frame.sections().next()?;
+    Some(match HelloAnswer::parse(body).ok()?.verdict {
+        Ok(Outcome::Continue) => Event::Continues,
+        Ok(Outcome::Fetch) => Event::Fetches,
+        Ok(Outcome::Salvage) => Event::Salvages,
+        Ok(Outcome::Rollback) => Event::RollsBack,
+        Ok(Outcome::CatchUp) => Event::Adopts,
+        Err(HelloRefusal::Blank) => Event::RefusedBlank,
+        Err(HelloRefusal::Failed) => Event::RefusedFailed,
+        Err(HelloRefusal::Lost) => Event::RefusedLost,
+        Err(HelloRefusal::History) => Event::RefusedHistory,
+        Err(
+            HelloRefusal::Pair
+            | HelloRefusal::Epoch
+            | HelloRefusal::Geometry
+            | HelloRefusal::Volumes,
+        ) => Event::RefusedOther,
+    })
+}
+
+/// One end of the cable.
+pub struct MemPort {
+    pub net: Rc<RefCell<Net>>,
+    pub side: usize,
+    pub arena: Arc<Arena>,
+    pub mtu: usize,
+}
+
+impl Port for MemPort {
+    fn datagram_bytes_max(&self) -> usize {
+        self.mtu - 28
+    }
+    fn overhead_bytes(&self) -> usize {
+        OVERHEAD
+    }
+    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
+        let bytes = head.len() + spans.iter().map(|span| span.len as usize).sum::<usize>();
+        assert!(bytes <= self.datagram_bytes_max(), "a datagram of {bytes} bytes does not fit");
+        guard::world(|| {
+            let sent = Sent {
+                head: head.to_vec(),
+                spans: spans.to_vec(),
+                arena: self.arena.clone(),
+                from: self.side,
+                harm: None,
+            };
+            self.net.borrow_mut().send(self.side, class, sent)
+        })
+    }
+    fn flush(&mut self) {}
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+        for count in 0..frames_max {
+            let Some(bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else {
+                return count;
+            };
+            sink(&bytes);
+        }
+        frames_max
+    }
+    fn counters(&self) -> PortCounters {
+        self.net.borrow().counters[self.side]
+    }
+}
