@@ -8,18 +8,21 @@
 PACKAGES = gcc libc6-dev libdpdk-dev pkg-config clang libclang-dev iproute2 e2fsprogs
 CARGO   ?= cargo
 BENCH_ARGS ?=
+ROUNDS     ?= 300
 DEMO_ARGS  ?=
+SEEDS      ?= 1000
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 IBID       = $(TARGET_DIR)/release/ibid
 
-.PHONY: help deps rust build demo test test-hosts bench clean
+.PHONY: help deps rust build demo test test-kill test-hosts bench clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo    build ibid, run two nodes on this machine, show what they do   (DEMO_ARGS=...)'
 	@echo 'make build   build target/release/ibid'
-	@echo 'make test    formatting, lints and every test'
+	@echo 'make test    formatting, lints, every test, the simulator                 (SEEDS=1000)'
+	@echo 'make test-kill   kill -9 of a pair under load, again and again               (ROUNDS=300)'
 	@echo 'make test-hosts  a real Linux, emulated, as the client; downloads a kernel     (tests/hosts/linux-guest.sh)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
 	@echo 'make deps    install the Debian packages that are missing'
@@ -61,6 +64,14 @@ test: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked -- --nocapture
+	$(CARGO) xtask sim --seeds $(SEEDS)
+	$(CARGO) xtask mutants --quick --cap 100
+	$(CARGO) xtask sweep crash
+
+# About three seconds a round; the seed is printed, and IBID_KILL_SEED takes it.
+test-kill: deps
+	IBID_KILL_ROUNDS=$(ROUNDS) IBID_RESTART_LOG_MIB=1024 \
+	$(CARGO) test --release --locked --test pair -- --nocapture rounds::
 
 # Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. About four minutes.
 test-hosts: build

@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Status(Status),
     /// Take a consistency point now, and wait until it is durable on both nodes
     Cp(Cp),
+    /// Compare both copies of a volume while it is in use, and repair what is provably wrong
+    Verify(Verify),
+    /// Show what lies on the log device of a node that does not run, and what its start would make of it
+    Dump(Dump),
     /// Load an NVMe/TCP target and measure what its clients see
     Bench(Bench),
     /// Run a source and a destination on this machine and show what they do
@@ -81,6 +85,37 @@ pub(crate) struct Cp {
     /// Longest time to wait for it
     #[arg(long, value_name = "TIME", default_value = "1min", value_parser = time)]
     pub(crate) timeout: Duration,
+}
+
+/// `ibid verify`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "Exit status 0: every block was compared, and both copies are the same now. Ctrl-C ends the comparison."
+)]
+pub(crate) struct Verify {
+    /// Name of the volume, as `ibid status` lists it
+    #[arg(value_name = "VOLUME")]
+    pub(crate) volume: String,
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) node: NodeAddress,
+    /// Overwrite a block that is provably wrong on one node with the other's
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `ibid dump`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "Nothing is written. Exit status 0: a start would take the device, and no acknowledged entry is missing in it."
+)]
+pub(crate) struct Dump {
+    /// The log device, or a copy of it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) log: PathBuf,
 }
 
 /// How a running node is named: by its socket, or by the file that names the socket.
@@ -330,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_node_is_named_by_exactly_one_of_socket_and_file() {
-        for command in ["status", "cp"] {
+        for command in ["status", "cp", "verify v0"] {
             assert!(parse(&format!("ibid {command}")).is_err());
             assert!(parse(&format!("ibid {command} --control /s --config /c")).is_err());
             assert!(parse(&format!("ibid {command} --control /s --json")).is_ok());
@@ -375,6 +410,7 @@ mod tests {
                 "0..=100",
             ),
             ("ibid cp --control /s --timeout 0s", "more than nothing"),
+            ("ibid verify --control /s", "<VOLUME>"),
             ("ibid run", "--config"),
         ] {
             let error = parse(line).expect_err(line).to_string();

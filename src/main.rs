@@ -3,9 +3,12 @@
 mod args;
 mod bench;
 mod demo;
+mod dump;
 mod load;
 mod node;
+mod recovery;
 mod report;
+mod verify;
 
 use anyhow::Context as _;
 use args::{Args, Command};
@@ -13,6 +16,9 @@ use clap::Parser as _;
 use ibid_control::rpc::Client;
 use std::process::ExitCode;
 use std::time::Duration;
+
+// A program that can be told to make mistakes is for the simulator, and is not this one.
+const _: () = assert!(!ibid_units::mutant::POSSIBLE);
 
 /// How long `ibid status` waits for a node.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,6 +28,8 @@ fn main() -> ExitCode {
         Command::Run(run) => node::run(&run),
         Command::Status(status) => show_status(&status),
         Command::Cp(cp) => take_cp(&cp),
+        Command::Verify(verify) => verify::run(&verify),
+        Command::Dump(dump) => dump::run(&dump),
         Command::Bench(bench) => bench::run(&bench),
         Command::Demo(demo) => demo::run(&demo),
     };

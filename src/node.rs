@@ -2,13 +2,16 @@
 //! Opens what the shard drives, starts the control socket, pins and runs the shard on a thread of its own, and turns signals into its stop.
 
 use crate::args;
+use crate::recovery::{self, Found};
 use crate::report;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use crossbeam::channel::{RecvTimeoutError, bounded};
 use crossbeam::queue::ArrayQueue;
-use ibid_control::config::{self, Config, CpMode, Durability, Hosts, Idle, LinkDevice};
+use ibid_control::config::{self, Config, CpMode, Durability, Hosts, Idle, LinkDevice, OnPeerLoss};
 use ibid_control::rpc::{Handler, Refused, Server, Timeouts};
-use ibid_control::status::{CpReport, Histograms, Status};
+use ibid_control::status::{
+    CpReport, Histograms, RecoveryStatus, Status, VerifyReport, VerifyRequest,
+};
 use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
@@ -17,8 +20,9 @@ use ibid_driver::{
 };
 use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{
-    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerState,
-    Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, VolumeConfig,
+    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerLoss,
+    PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
+    VolumeConfig,
 };
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -26,6 +30,7 @@ use std::io::{IsTerminal as _, Read as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -37,6 +42,10 @@ const DISK_DEPTH: usize = 1024;
 const STAGING_BLOCKS: u32 = 1024;
 /// Memory beside the log for late data of large writes, at a source: 16 MiB, half of which may be under way.
 const ASIDE_BLOCKS: u32 = 4096;
+/// Blocks that one CP brings to a peer that is being caught up: 4 MiB. The destination's tables are as large, so both nodes need the same number.
+const CATCH_UP_BLOCKS: u32 = 1024;
+/// Memory for what one node asks of the other outside the log's order, and compares with it: 2 MiB.
+const ANSWER_BLOCKS: u32 = 512;
 /// The least memory for reads: eight of the longest.
 const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
@@ -54,23 +63,29 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 const CP_WAIT: Duration = Duration::from_secs(120);
 /// How often a node that was started by another process looks whether that still lives.
 const PARENT_EVERY: Duration = Duration::from_millis(200);
+/// How often a source that was started is asked whether it takes writes, for the line that says so: at first, and after long waiting.
+const SERVING_EVERY: Duration = Duration::from_millis(10);
+const SERVING_EVERY_MAX: Duration = Duration::from_secs(1);
+/// How long it may take to answer: one that is ending never does.
+const SERVING_ANSWER: Duration = Duration::from_millis(200);
+/// The time it says is right to one part of so many.
+const SERVING_PARTS: u32 = 50;
 /// How long a destination without a parent waits for its source to stop before it.
 const ORPHAN_WAIT: Duration = Duration::from_secs(10);
 
 const _: () = assert!(config::LOG_HEAD_BYTES == ibid_wire::disk::SEGMENTS_AT);
 
-/// What a node's shard is made of.
+/// What a node's shard is made of, once its log has been read.
 struct Parts {
-    port: LinkPort<MonotonicClock>,
-    disk: UringDisk,
-    arena: Arc<Arena>,
     layout: Layout,
-    superblock: ibid_wire::disk::Superblock,
+    arena: Arc<Arena>,
     node: NodeConfig,
+    found: Found,
 }
 
 /// Runs a node until it is told to stop.
 pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let config = Config::load(&args.config)?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -85,47 +100,54 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     stop_on_signals(commands.clone(), config.node.role, args.stop_with_parent)?;
 
     let mut warnings = Vec::new();
-    let (parts, eal, reserve) = open_parts(&config, &mut warnings)?;
-    let huge_pages = parts.arena.page_size() == PageSize::Huge2MiB;
-    for warning in &warnings {
-        warn!("{warning}");
-    }
+    let parts = open_parts(&config, &mut warnings)?;
     let mode = match config.node.idle {
         Idle::Adaptive => IdleMode::Adaptive,
         Idle::Spin => IdleMode::Spin,
     };
     let role = config.node.role;
-    let mut handler = NodeHandler {
+    // Whatever can be refused is, before there is a port: a peer that is heard over shared memory suffers from one that goes at once.
+    let streams = match role {
+        config::Role::Source => Some(listen(&config, &parts)?),
+        config::Role::Destination => None,
+    };
+    let listen = streams.as_ref().map(first_address).transpose()?;
+    // DPDK takes its pages when the port is opened: until then nobody else may have them.
+    let (eal, mut reserve) = start_eal(&config, &mut warnings)?;
+    warnings.extend(parts.found.warnings());
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    let handler = NodeHandler {
         commands: commands.clone(),
         config: config.clone(),
-        started: Instant::now(),
-        listen: None,
-        huge_pages,
+        started,
+        listen,
+        huge_pages: parts.arena.page_size() == PageSize::Huge2MiB,
+        recovery: parts.found.status,
         warnings,
     };
-    let stop = match role {
-        config::Role::Source => {
-            let source = make_source(&config, parts)?;
-            let listen = first_address(source.streams())?;
-            handler.listen = Some(listen);
-            let server =
-                Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
-            info!(node = %config.node.name, %listen, control = %config.node.control.display(), "source is up");
-            let stop = run_shard(&config, &eal, source, mode, commands)?;
-            drop(server);
-            stop
+    let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+    let port =
+        LinkPort::open(&eal, &link_config(&config), parts.arena.clone(), MonotonicClock::new())
+            .with_context(|| link_name(&config))?;
+    if let Some(reserve) = &mut reserve {
+        reserve.taken();
+    }
+    let stop = match streams {
+        Some(streams) => {
+            let source = make_source(&config, parts, (port, streams))?;
+            info!(node = %config.node.name, listen = %first_address(source.streams())?, control = %config.node.control.display(), "source is up");
+            run_shard(&config, &eal, source, (mode, commands, started))?
         }
-        config::Role::Destination => {
-            let Parts { port, disk, arena, layout, superblock, node } = parts;
-            let destination = Destination::new(node, layout, arena, superblock, (port, disk));
-            let server =
-                Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
+        None => {
+            let Parts { layout, arena, node, found } = parts;
+            let destination = Destination::new(node, layout, arena, found.recovered, port);
             info!(node = %config.node.name, control = %config.node.control.display(), "destination is up");
-            let stop = run_shard(&config, &eal, destination, mode, commands)?;
-            drop(server);
-            stop
+            run_shard(&config, &eal, destination, (mode, commands, started))?
         }
     };
+    drop(server);
     // The pages that were added for DPDK go back after DPDK.
     drop(eal);
     drop(reserve);
@@ -138,7 +160,7 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
         }
         (config::Role::Source, Stop::Unclean) => {
             warn!(
-                "stopped without a last consistency point: acknowledged writes are in the logs but not in the volumes"
+                "stopped without a last consistency point: the log holds writes that the volumes lack, and the next start begins with them"
             );
             return Ok(ExitCode::FAILURE);
         }
@@ -229,10 +251,8 @@ fn start_eal(
     Ok((eal, reserve))
 }
 
-fn open_parts(
-    config: &Config,
-    warnings: &mut Vec<String>,
-) -> anyhow::Result<(Parts, Eal, Option<HugeReserve>)> {
+/// Opens everything that holds data, and reads what is in the log.
+fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Parts> {
     let mut open = |what: &str, path: &std::path::Path, options: OpenOptions| {
         let (file, warning) =
             DiskFile::open(path, options).with_context(|| format!("{what} {}", path.display()))?;
@@ -240,10 +260,16 @@ fn open_parts(
         anyhow::Ok(file)
     };
     let log_options =
-        OpenOptions { create_bytes: Some(config.log.size), written: true, read_only: false };
-    let log = open("log.device", &config.log.device, log_options)?;
+        |bytes| OpenOptions { create_bytes: Some(bytes), written: true, read_only: false };
+    // Where the file gives every size the log comes first: whoever has its lock is the node, and nothing else is touched without it.
+    let all_known = config.volumes.iter().all(|volume| volume.size.is_some());
+    let mut log = None;
+    if let Some(bytes) = config.log.size.filter(|_| all_known) {
+        log = Some(open("log.device", &config.log.device, log_options(bytes))?);
+    }
     let mut files = Vec::new();
     let mut volumes = Vec::new();
+    let mut volume_bytes = Vec::new();
     for volume in &config.volumes {
         let options = OpenOptions { create_bytes: volume.size, written: false, read_only: false };
         let file = open("volume.device", &volume.device, options)?;
@@ -260,25 +286,40 @@ fn open_parts(
             file.block_bytes(),
             volume.lba
         );
+        volume_bytes.push(bytes);
         volumes.push(VolumeConfig { sectors: bytes / SECTOR_BYTES, uuid: volume.uuid.bytes() });
         files.push(file);
     }
+    // Only now is every volume's size known, and with it that of the map behind the log's segments.
+    let log_bytes = config.log.size_with(&volume_bytes).map_err(|allowed| {
+        // One that is not given is what is needed, and never refused.
+        anyhow!("log.size = {}: {allowed}", config::format_size(config.log.size.unwrap_or(0)))
+    })?;
+    let log = match log {
+        Some(log) => log,
+        None => open("log.device", &config.log.device, log_options(log_bytes))?,
+    };
     let segment_blocks =
         u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
+    let log_name = || format!("log.device {}", config.log.device.display());
+    let allocated = if recovery::is_blank(&log) {
+        recovery::allocated(config, &files, &volume_bytes)?
+    } else {
+        Vec::new()
+    };
     let node = NodeConfig {
         pair: config.node.pair.bytes(),
         segments: config.log.segments,
         segment_blocks,
         to_disk: config.log.durability == Durability::Disk,
         volumes,
+        allocated,
         seed: chance()?,
     };
     let role = match config.node.role {
         config::Role::Source => Role::Source,
         config::Role::Destination => Role::Destination,
     };
-    let superblock = ibid_runtime::start(&log, &node.superblock(role))
-        .with_context(|| format!("log.device {}", config.log.device.display()))?;
     files.insert(0, log);
 
     let read_blocks = (config.node.read_memory / BLOCK_BYTES).max(u64::from(READ_BLOCKS_MIN));
@@ -291,6 +332,8 @@ fn open_parts(
             0
         },
         staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { ASIDE_BLOCKS },
+        catch_up_blocks: CATCH_UP_BLOCKS,
+        answer_blocks: ANSWER_BLOCKS,
     });
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
@@ -298,14 +341,9 @@ fn open_parts(
     let arena = Arc::new(arena);
     let (disk, warning) = UringDisk::new(arena.clone(), files, DISK_DEPTH)?;
     warnings.extend(warning.map(|warning| warning.to_string()));
-    // DPDK takes its pages when the port is opened: until then nobody else may have them.
-    let (eal, mut reserve) = start_eal(config, warnings)?;
-    let port = LinkPort::open(&eal, &link_config(config), arena.clone(), MonotonicClock::new())
-        .with_context(|| link_name(config))?;
-    if let Some(reserve) = &mut reserve {
-        reserve.taken();
-    }
-    Ok((Parts { port, disk, arena, layout, superblock, node }, eal, reserve))
+    let found = recovery::run(disk, layout, arena.clone(), &node, role).with_context(log_name)?;
+    info!(node = %config.node.name, "{found}");
+    Ok(Parts { layout, arena, node, found })
 }
 
 /// The link's device as the configuration has it, for an error message.
@@ -343,14 +381,24 @@ fn link_config(config: &Config) -> LinkConfig {
 
 type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
 
-fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
-    let Parts { port, disk, arena, layout, superblock, node } = parts;
+/// The target's listener. Its disk wakes it too.
+fn listen(config: &Config, parts: &Parts) -> anyhow::Result<TcpStreams> {
     let Some(target) = &config.target else { bail!("a source has a [target]") };
-    let mut streams = TcpStreams::listen(target.listen, arena.clone(), CONNECTIONS_MAX)
+    let mut streams = TcpStreams::listen(target.listen, parts.arena.clone(), CONNECTIONS_MAX)
         .with_context(|| format!("target.listen = {}", target.listen))?;
-    if let Some(descriptor) = disk.descriptor() {
+    if let Some(descriptor) = parts.found.recovered.disk.descriptor() {
         streams.watch(descriptor).context("epoll")?;
     }
+    Ok(streams)
+}
+
+fn make_source(
+    config: &Config,
+    parts: Parts,
+    (port, streams): (LinkPort<MonotonicClock>, TcpStreams),
+) -> anyhow::Result<NodeSource> {
+    let Parts { layout, arena, node, found } = parts;
+    let Some(target) = &config.target else { bail!("a source has a [target]") };
     let listen = first_address(&streams)?;
     let namespaces = config
         .volumes
@@ -393,8 +441,16 @@ fn make_source(config: &Config, parts: Parts) -> anyhow::Result<NodeSource> {
         cp_interval: config.log.cp_interval,
         cp_full: config.log.cp_mode == CpMode::Full,
         stop_wait: STOP_WAIT,
+        peer_loss: match config.peer.on_loss {
+            OnPeerLoss::Stall => PeerLoss::Stall,
+            OnPeerLoss::Continue => PeerLoss::Continue,
+        },
+        peer_timeout: config.peer.timeout,
+        stall_timeout: config.peer.stall_timeout,
+        catch_up_rate: config.peer.catch_up_rate.unwrap_or(0),
     };
-    Ok(Source::new(source_config, layout, arena, superblock, (port, disk, streams)))
+    let Found { recovered, map, .. } = found;
+    Ok(Source::new(source_config, layout, arena, recovered, map, (port, streams)))
 }
 
 fn first_address(streams: &TcpStreams) -> anyhow::Result<SocketAddr> {
@@ -406,8 +462,7 @@ fn run_shard<S: Shard + Send>(
     config: &Config,
     eal: &Eal,
     mut shard: S,
-    mode: IdleMode,
-    commands: Arc<ArrayQueue<Command>>,
+    (mode, commands, started): (IdleMode, Arc<ArrayQueue<Command>>, Instant),
 ) -> anyhow::Result<Stop> {
     let core = config.node.cpu;
     std::thread::scope(|scope| {
@@ -423,8 +478,33 @@ fn run_shard<S: Shard + Send>(
                 drop(lcore);
                 anyhow::Ok(stop)
             })?;
+        if config.node.role == config::Role::Source {
+            await_serving(config, &thread, &commands, started);
+        }
         thread.join().unwrap_or_else(|_| bail!("the shard panicked"))
     })
+}
+
+/// Says when the source takes writes: how long a restart takes is what operators look for first.
+fn await_serving<T>(
+    config: &Config,
+    shard: &ScopedJoinHandle<'_, T>,
+    commands: &ArrayQueue<Command>,
+    started: Instant,
+) {
+    while !shard.is_finished() {
+        let kind = CommandKind::Snapshot(Box::new(Snapshot::with_room()));
+        if let Ok(Reply::Snapshot(snapshot)) = ask(commands, kind, SERVING_ANSWER)
+            && report::takes_writes(&snapshot)
+        {
+            let alone = snapshot.sync == SyncState::Alone;
+            let after_ms = started.elapsed().as_millis() as u64;
+            info!(node = %config.node.name, after_ms, alone, "serving");
+            return;
+        }
+        let wait = started.elapsed() / SERVING_PARTS;
+        std::thread::sleep(wait.clamp(SERVING_EVERY, SERVING_EVERY_MAX));
+    }
 }
 
 /// Eight bytes nobody can guess: session numbers must differ at every start.
@@ -443,6 +523,7 @@ struct NodeHandler {
     started: Instant,
     listen: Option<SocketAddr>,
     huge_pages: bool,
+    recovery: Option<RecoveryStatus>,
     warnings: Vec<String>,
 }
 
@@ -454,9 +535,29 @@ impl NodeHandler {
     fn snapshot(&self) -> Result<Box<Snapshot>, Refused> {
         match self.ask(CommandKind::Snapshot(Box::new(Snapshot::with_room())), ANSWER_WAIT)? {
             Reply::Snapshot(snapshot) => Ok(snapshot),
-            Reply::Cp(_) | Reply::Stopping | Reply::NotSource | Reply::Busy => {
-                Err(Refused::TimedOut)
-            }
+            Reply::Cp(_)
+            | Reply::Stopping
+            | Reply::NotSource
+            | Reply::Busy
+            | Reply::Verify(_)
+            | Reply::Verifying(_)
+            | Reply::NeverVerified
+            | Reply::NoSuchVolume => Err(Refused::TimedOut),
+        }
+    }
+}
+
+impl NodeHandler {
+    /// Asks the shard about a comparison.
+    fn verified(&self, kind: CommandKind) -> Result<VerifyReport, Refused> {
+        match self.ask(kind, ANSWER_WAIT)? {
+            Reply::Verify(progress) => Ok(report::verify(&self.config, &progress)),
+            Reply::Verifying(_) => Err(Refused::Verifying),
+            Reply::NeverVerified => Err(Refused::NeverVerified),
+            Reply::NoSuchVolume => Err(Refused::NoSuchVolume),
+            Reply::NotSource => Err(Refused::NotSource),
+            Reply::Stopping => Err(Refused::Stopping),
+            Reply::Busy | Reply::Snapshot(_) | Reply::Cp(_) => Err(Refused::TimedOut),
         }
     }
 }
@@ -471,6 +572,7 @@ impl Handler for NodeHandler {
             self.listen,
             self.huge_pages,
         );
+        status.recovery = self.recovery;
         status.warnings.extend(self.warnings.iter().cloned());
         Ok(status)
     }
@@ -480,13 +582,34 @@ impl Handler for NodeHandler {
             Reply::Cp(done) => Ok(report::cp(&done)),
             Reply::NotSource => Err(Refused::NotSource),
             Reply::Stopping => Err(Refused::Stopping),
-            Reply::Busy | Reply::Snapshot(_) => Err(Refused::TimedOut),
+            Reply::Busy
+            | Reply::Snapshot(_)
+            | Reply::Verify(_)
+            | Reply::Verifying(_)
+            | Reply::NeverVerified
+            | Reply::NoSuchVolume => Err(Refused::TimedOut),
         }
     }
 
     fn histograms(&self) -> Result<Histograms, Refused> {
         let snapshot = self.snapshot()?;
         Ok(report::histograms(&snapshot))
+    }
+
+    fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport, Refused> {
+        let named = |volume: &config::Volume| volume.name == request.volume;
+        let volume = self.config.volumes.iter().position(named).ok_or(Refused::NoSuchVolume)?;
+        let volume = VolumeId::new(u16::try_from(volume).map_err(|_| Refused::NoSuchVolume)?);
+        let progress = Box::new(VerifyProgress::with_room());
+        self.verified(CommandKind::Verify { volume, repair: request.repair, progress })
+    }
+
+    fn verify_progress(&self) -> Result<VerifyReport, Refused> {
+        self.verified(CommandKind::VerifyProgress(Box::new(VerifyProgress::with_room())))
+    }
+
+    fn verify_stop(&self) -> Result<VerifyReport, Refused> {
+        self.verified(CommandKind::VerifyStop(Box::new(VerifyProgress::with_room())))
     }
 
     fn stop(&self) -> Result<(), Refused> {

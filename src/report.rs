@@ -1,14 +1,21 @@
 //! A shard's numbers in the control plane's words.
 
-use ibid_control::config::{self, Config};
+use ibid_control::config::{self, Config, Durability};
 use ibid_control::status::{
-    ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, Histograms, LinkStatus, LogStatus,
-    NodeStatus, PairState, Promise, StageHistogram, StageLatency, Status, TargetStatus,
+    BlockRun, ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, FaultStatus, FaultSubject,
+    Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, Promise, StageHistogram,
+    StageLatency, Standing, Status, SyncStatus, TargetStatus, VerifyReport, VerifyState,
     VolumeStatus,
 };
-use ibid_runtime::{CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot, Stage};
+use ibid_runtime::{
+    self as runtime, CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot, Stage, SyncState,
+    VerifyProgress,
+};
+use ibid_units::{BLOCK_BYTES, Nanos};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+const NANOS_PER_S: u64 = 1_000_000_000;
 
 /// What `ibid status` shows.
 pub(crate) fn status(
@@ -19,12 +26,7 @@ pub(crate) fn status(
     huge_pages: bool,
 ) -> Status {
     let role = config.node.role;
-    let state = match snapshot.peer {
-        PeerState::Connecting | PeerState::Refused(_) => PairState::Connecting,
-        PeerState::Connected => PairState::InSync,
-        PeerState::Away => PairState::Away,
-    };
-    let away_s = snapshot.silent.get() / 1_000_000_000;
+    let standing = standing(config, snapshot);
     let [free, open, sealed] = snapshot.segments;
     Status {
         node: NodeStatus {
@@ -36,7 +38,10 @@ pub(crate) fn status(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: uptime.as_secs(),
         },
-        promise: Promise::new(role, state, config.log.durability, None, away_s),
+        promise: Promise::new(&standing),
+        sync: SyncStatus::new(&standing),
+        recovery: None,
+        faults: faults(role, snapshot),
         log: LogStatus {
             device: config.log.device.clone(),
             segment_bytes: config.log.segment_size,
@@ -48,6 +53,8 @@ pub(crate) fn status(
             lsn_peer: snapshot.lsn_peer.get(),
             full_waits: snapshot.full_waits,
             full_wait_ns: snapshot.full_wait.get(),
+            expired: snapshot.expired,
+            fetched: snapshot.fetched,
             huge_pages,
         },
         cp: CpStatus {
@@ -69,7 +76,7 @@ pub(crate) fn status(
         volumes: volumes(config, snapshot),
         copied_bytes: copied(role, snapshot),
         latency: latency(role, snapshot),
-        warnings: warnings(role, snapshot),
+        warnings: warnings(snapshot),
     }
 }
 
@@ -150,26 +157,73 @@ fn latency(role: config::Role, snapshot: &Snapshot) -> Vec<StageLatency> {
         .collect()
 }
 
-fn warnings(role: config::Role, snapshot: &Snapshot) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let stopped = match role {
-        config::Role::Source => "no write is acknowledged any more; what was acknowledged is safe",
-        config::Role::Destination => "nothing more is taken from the source",
+/// Whether a source takes writes now: its log is open, and a write can be completed.
+pub(crate) fn takes_writes(snapshot: &Snapshot) -> bool {
+    let completes = snapshot.peer == PeerState::Connected || snapshot.sync == SyncState::Alone;
+    snapshot.fault.is_none() && snapshot.log_open && completes
+}
+
+fn standing(config: &Config, snapshot: &Snapshot) -> Standing {
+    let is_source = config.node.role == config::Role::Source;
+    let state = match (snapshot.peer, snapshot.sync) {
+        // A source that has gone on alone is alone until it meets its peer, whatever it tries meanwhile.
+        (_, SyncState::Alone) => PairState::Alone,
+        // What one of the two logs lacks is still on its way.
+        (PeerState::Connected, _) if is_source && !snapshot.log_open => PairState::Connecting,
+        (PeerState::Connected, SyncState::InSync) => PairState::InSync,
+        (PeerState::Connected, _) => PairState::CatchingUp,
+        (PeerState::Connecting | PeerState::Refused(_), _) => PairState::Connecting,
+        (PeerState::Away, _) => PairState::Away,
     };
-    match snapshot.fault {
-        None => {}
-        Some(Fault::Log(code)) => {
-            warnings.push(format!("the log device failed ({}): {stopped}", std::io::Error::from_raw_os_error(code)));
-        }
-        Some(Fault::Volume(code)) => warnings.push(format!(
-            "a volume failed during a consistency point ({}): the log keeps what it covers; {stopped}",
-            std::io::Error::from_raw_os_error(code)
-        )),
-        Some(Fault::Peer) => warnings.push(format!("the source's log contradicts itself: {stopped}")),
-        Some(Fault::Chain) => {
-            warnings.push(format!("the two nodes' chain digests differ after a consistency point: {stopped}"));
-        }
+    let mirror =
+        match snapshot.sync {
+            SyncState::Never => MirrorState::NeverSynchronised,
+            _ if !snapshot.mirror_usable => MirrorState::CatchingUp,
+            SyncState::InSync => MirrorState::Consistent,
+            SyncState::Waiting | SyncState::Alone | SyncState::CatchingUp => {
+                if snapshot.out_of_sync { MirrorState::Stale } else { MirrorState::Consistent }
+            }
+        };
+    Standing {
+        role: config.node.role,
+        state,
+        durability: config.log.durability,
+        peer_durability: snapshot.peer_memory.map(|memory| match memory {
+            true => Durability::Memory,
+            false => Durability::Disk,
+        }),
+        on_peer_loss: config.peer.on_loss,
+        mirror,
+        away_s: snapshot.silent.get() / NANOS_PER_S,
+        alone_since_s: snapshot.alone.map(moment),
+        out_of_sync_bytes: snapshot.out_of_sync_blocks * BLOCK_BYTES,
+        failed: snapshot.fault.is_some(),
     }
+}
+
+/// When something began that has lasted `span`, in seconds since 1970.
+fn moment(span: Nanos) -> u64 {
+    // A clock before 1970 is a machine's that has none; then every moment is its beginning.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().saturating_sub(span.get() / NANOS_PER_S)
+}
+
+fn faults(role: config::Role, snapshot: &Snapshot) -> Vec<FaultStatus> {
+    let age_s = snapshot.fault_age.get() / NANOS_PER_S;
+    let stopped = |subject, code| FaultStatus::stopped(role, subject, code, age_s);
+    let last = snapshot.fault.map(|fault| match fault {
+        Fault::Log(code) => stopped(FaultSubject::Log, Some(code)),
+        Fault::Peer => stopped(FaultSubject::Peer, None),
+        Fault::Chain => stopped(FaultSubject::Chain, None),
+    });
+    let retried = snapshot.volume_retry.map(|(code, since, count)| {
+        FaultStatus::transient(FaultSubject::Volume, code, since.get() / NANOS_PER_S, count)
+    });
+    last.into_iter().chain(retried).collect()
+}
+
+fn warnings(snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = Vec::new();
     if let PeerState::Refused(refusal) = snapshot.peer {
         warnings.push(format!("the peer does not take this source: {refusal}"));
     }
@@ -198,6 +252,32 @@ pub(crate) fn cp(done: &CpDone) -> CpReport {
         records: records(&done.counters),
         link_bytes: done.link_bytes,
         duration_ns: done.took.get(),
+    }
+}
+
+/// The answer to `verify`, `verify_progress` and `verify_stop`.
+pub(crate) fn verify(config: &Config, progress: &VerifyProgress) -> VerifyReport {
+    let volume = &config.volumes[usize::from(progress.volume.get())];
+    // Blocks are of 4 KiB, runs in what hosts count in.
+    let unit = BLOCK_BYTES / u64::from(volume.lba);
+    let run = |(first, blocks): &(u64, u64)| BlockRun { lba: first * unit, blocks: blocks * unit };
+    VerifyReport {
+        volume: volume.name.clone(),
+        repair: progress.repair,
+        state: match progress.state {
+            runtime::VerifyState::Running => VerifyState::Running,
+            runtime::VerifyState::Done => VerifyState::Done,
+            runtime::VerifyState::Interrupted => VerifyState::Interrupted,
+        },
+        blocks: progress.blocks,
+        compared: progress.compared,
+        differing: progress.differing,
+        repaired_here: progress.repaired_here,
+        repaired_there: progress.repaired_there,
+        undecided: progress.undecided,
+        undecided_runs: progress.undecided_runs.iter().map(run).collect(),
+        cp: progress.cp.get(),
+        took_ns: progress.took.get(),
     }
 }
 

@@ -30,6 +30,12 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ),
     ("ibid-control", &["ibid-units", "serde", "serde_json", "toml", "thiserror"]),
     ("ibid-client", &["ibid-units", "ibid-wire", "crc-fast", "libc", "thiserror"]),
+    // The simulator runs the shards over drivers of its own: no DPDK, no sockets, no files.
+    (
+        "ibid-sim",
+        &["ibid-units", "ibid-wire", "ibid-engine", "ibid-driver", "ibid-runtime", "crossbeam"],
+    ),
+    ("ibid-xtask", &["ibid-sim", "clap"]),
     // The appliance puts the crates together. It has no business in `dpdk-sys`.
     (
         "ibid",
@@ -100,6 +106,32 @@ fn an_edge_that_is_not_in_the_table_is_named() {
     assert!(breaches(&edges(&metadata), &[("low", &["high"]), ("new", &[])]).is_empty());
 }
 
+/// The compiler would refuse it, too (`src/main.rs`).
+#[test]
+fn nothing_but_the_simulator_can_be_told_to_make_mistakes() {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs this test, so it is there");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    assert_eq!(mistaken(&metadata), ["ibid-sim", "ibid-units", "ibid-xtask"]);
+}
+
+#[test]
+fn a_crate_that_turns_mistakes_on_is_found() {
+    let metadata = serde_json::json!({ "packages": [
+        { "name": "asks", "features": {}, "dependencies": [{ "name": "ibid-units", "features": ["mutants"] }] },
+        { "name": "passes", "features": { "default": ["ibid-units/mutants"] }, "dependencies": [] },
+        { "name": "has", "features": { "mutants": [] }, "dependencies": [] },
+        { "name": "pure", "features": { "other": [] }, "dependencies": [{ "name": "ibid-units", "features": [] }] },
+    ] });
+    assert_eq!(
+        mistaken(&metadata),
+        ["asks", "asks by default", "has", "passes", "passes by default"]
+    );
+}
+
 #[test]
 fn the_pure_crates_do_without_std_and_without_unsafe_code() {
     for name in PURE {
@@ -166,6 +198,25 @@ fn an_untidy_file_is_found() {
     assert_eq!(untidiness("fn f() {}\n").len(), 1);
     assert_eq!(untidiness(&format!("//! Unfinished.\nfn f() {{ {UNFINISHED}() }}\n")).len(), 1);
     assert_eq!(untidiness(&format!("//! Long.\n{}", "\n".repeat(FILE_LINES_MAX))).len(), 1);
+}
+
+/// Crates that have, or turn on, a feature by which mistakes can be made; and those that do so unasked.
+fn mistaken(metadata: &Value) -> Vec<String> {
+    let names = |value: &Value| value.to_string().contains("mutants");
+    let mut found = Vec::new();
+    for package in metadata["packages"].as_array().expect("cargo metadata lists packages") {
+        let name = package["name"].as_str().expect("a package has a name");
+        let dependencies = package["dependencies"].as_array().expect("a list of dependencies");
+        let asks = dependencies.iter().any(|dependency| names(&dependency["features"]));
+        if asks || names(&package["features"]) {
+            found.push(name.to_owned());
+        }
+        if asks || names(&package["features"]["default"]) {
+            found.push(format!("{name} by default"));
+        }
+    }
+    found.sort();
+    found
 }
 
 fn edges(metadata: &Value) -> Edges {

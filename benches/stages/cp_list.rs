@@ -4,6 +4,7 @@ use crate::index_insert::{PAGES, blocks, fill};
 use criterion::{Criterion, Throughput};
 use ibid_engine::log::{Index, LogGeometry, PagePart, PageTable};
 use ibid_engine::point::{CpList, Lister};
+use ibid_engine::sync::CatchUp;
 use ibid_units::{CpId, LogBlock};
 use std::hint::black_box;
 
@@ -24,12 +25,13 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     for (case, random) in [("random_16383_nodes", true), ("sequential_16383_nodes", false)] {
         let mut index = Index::new(2 * segment_blocks as usize);
         fill(&mut index, &blocks(random));
-        let mut list = CpList::new(segment_blocks);
+        let mut list = CpList::new(segment_blocks, 0);
+        let nothing = CatchUp::new(0);
         let mut lister = Lister::new(segment_blocks);
         group.bench_function(case, |bencher| {
             bencher.iter(|| {
                 lister.start(&mut list);
-                while !lister.step(segment, &index, &pages, &mut list) {}
+                while !lister.step(segment, &index, &pages, &nothing, |_, _, _| 0, &mut list) {}
                 black_box(list.len())
             });
         });

@@ -55,6 +55,8 @@ impl Source {
             entries_max: 1024,
             batch_bytes_max: BATCH_BYTES_MAX,
             late_after: Nanos::from_millis(20),
+            opened: true,
+            durable_there: Lsn::new(0),
         });
         let bytes = usize::try_from(geometry.bytes()).expect("a log fits the address space");
         Source { log, memory: PlainMemory(vec![0; bytes]), random: Random::new() }

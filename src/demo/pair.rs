@@ -5,7 +5,7 @@ use crate::args::DemoLink;
 use anyhow::{Context as _, bail, ensure};
 use ibid_control::config::{
     Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole, NQN_UUID_PREFIX,
-    Node, Role, Target, Uuid, Volume,
+    Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
 use ibid_control::status::{CpReport, PairState, Status};
@@ -281,7 +281,7 @@ fn node_config(
         },
         log: Log {
             device: folder.join("log"),
-            size: Log::size_needed(SEGMENTS, SEGMENT_SIZE),
+            size: Some(Log::size_needed(SEGMENTS, SEGMENT_SIZE, &[config.size])),
             segments: SEGMENTS,
             segment_size: SEGMENT_SIZE,
             durability: config.durability,
@@ -295,6 +295,7 @@ fn node_config(
             peer_mac: None,
             mtu: 9000,
         },
+        peer: Peer::default(),
         target: source.then(|| Target {
             listen: config.listen,
             // Whoever types the address on the command line has said it.

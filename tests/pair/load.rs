@@ -51,6 +51,7 @@ impl Model {
     }
 
     /// Panics where `bytes`, read from cell `first` on, hold anything but the last acknowledged write, or one that was on its way.
+    /// With nothing under way, what was found is what must stay from now on.
     fn check(&mut self, first: usize, bytes: &[u8], place: &str) {
         let mut expected = vec![0; self.cell_bytes];
         for (offset, found) in bytes.chunks(self.cell_bytes).enumerate() {
@@ -65,6 +66,7 @@ impl Model {
             );
             fill(cell, version, &mut expected);
             assert!(found == expected, "{place}: cell {cell} holds write {version} in part");
+            self.cells[cell] = Cell { acknowledged: version, written: version };
         }
     }
 

@@ -3,10 +3,14 @@
 //! Where a test can't run it says `SKIPPED:` and why.
 
 mod common;
+mod dumped;
 mod killed;
 mod link;
 mod load;
 mod node;
 mod process;
 mod refused;
+mod rounds;
 mod served;
+mod stamps;
+mod synced;

@@ -7,7 +7,7 @@ use crate::process::{self, Process};
 use ibid_client::Initiator;
 use ibid_control::config::{
     Config, CpMode, Durability, Hosts, Idle, Link as LinkConfig, LinkDevice, Log, MemifRole,
-    NQN_UUID_PREFIX, Node, Role, Target, Uuid, Volume,
+    NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
 use ibid_control::status::{PairState, Status};
@@ -151,7 +151,7 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
         },
         log: Log {
             device: own.join("log"),
-            size: Log::size_needed(4, SEGMENT_SIZE),
+            size: None,
             segments: 4,
             segment_size: SEGMENT_SIZE,
             durability: Durability::Disk,
@@ -173,6 +173,7 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             peer_mac: None,
             mtu: 9000,
         },
+        peer: Peer::default(),
         target: source.then(|| Target {
             listen: "127.0.0.1:0".parse().unwrap(),
             allow_wildcard: false,

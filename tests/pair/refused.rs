@@ -159,6 +159,34 @@ fn an_interface_that_is_not_there_and_a_port_number_that_is_taken_are_named() {
     assert!(said.contains(&listen) && said.contains("Address already in use"), "{said}");
 }
 
+#[test]
+fn a_log_without_room_for_the_map_of_a_device_is_refused_with_the_size_it_needs() {
+    let _alone = alone();
+    let folder = folder();
+    let mut pair = Pair::new(folder.path(), Link::Memif);
+    // Only the device tells how large the volume is: 128 MiB need two pages of map.
+    let volume = std::fs::File::create(pair.volume(SOURCE)).unwrap();
+    volume.set_len(128 << 20).unwrap();
+    pair.configs[SOURCE].volumes[0].size = None;
+    pair.configs[SOURCE].log.size = Some(17 << 20);
+    let mut source = pair.start(SOURCE);
+    assert_eq!(source.ended().code(), Some(1));
+    let said = source.said();
+    assert!(
+        said.ends_with(
+            "ibid: log.size = 17MiB: must be at least 17416KiB, that is 4 segments of 4MiB, 1MiB for superblocks, and 8KiB for the map of the volumes\n"
+        ),
+        "{said}"
+    );
+    assert!(!pair.configs[SOURCE].log.device.exists(), "a refused start has made a log");
+    // Where the file says nothing it is as large as it needs to be.
+    pair.configs[SOURCE].log.size = None;
+    let mut source = pair.start(SOURCE);
+    until("it answers", || crate::node::status(pair.control(SOURCE)));
+    assert_eq!(std::fs::metadata(&pair.configs[SOURCE].log.device).unwrap().len(), 17416 << 10);
+    assert!(stop(&mut source).success());
+}
+
 /// The program where everybody may run it, and a folder where `nobody` may write.
 fn as_nobody(folder: &std::path::Path) -> Option<Command> {
     let program = folder.join("ibid");
@@ -231,7 +259,7 @@ fn anybody_may_run_the_demonstration_and_is_told_what_only_root_has() {
 
 #[test]
 fn the_help_of_every_command_can_be_read() {
-    for command in ["run", "status", "cp", "bench", "demo"] {
+    for command in ["run", "status", "cp", "verify", "dump", "bench", "demo"] {
         let output = run(&[command, "--help"]);
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();

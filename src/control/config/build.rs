@@ -9,18 +9,21 @@ use toml::{Table, Value};
 
 use super::read::{self, Problem, Reader};
 use super::{
-    Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Role, Target, Uuid,
-    VOLUMES_MAX, Volume, format_size, is_nqn, keys, parse_mac, parse_size, parse_span,
+    Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Peer, Role, Target,
+    UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac, parse_size, parse_span,
 };
 
 pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config> {
     read::refuse_unknown_sections(root, problems);
     let node =
         Reader::open(root, &keys::NODE, true, problems).and_then(|mut reader| node(&mut reader));
-    let log =
+    let mut log =
         Reader::open(root, &keys::LOG, true, problems).and_then(|mut reader| log(&mut reader));
     let link =
         Reader::open(root, &keys::LINK, true, problems).and_then(|mut reader| link(&mut reader));
+    let nothing = Table::new();
+    let peer = Reader::open_or(root, &keys::PEER, &nothing, problems)
+        .and_then(|mut reader| peer(&mut reader));
     // A role or pair that is wrong has been noted; it must not hide mistakes in [target].
     let source = node.as_ref().is_some_and(|node| node.role == Role::Source);
     let has_target = root.contains_key(keys::TARGET.name);
@@ -28,10 +31,13 @@ pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config>
     let target = Reader::open(root, &keys::TARGET, source, problems)
         .and_then(|mut reader| target(&mut reader, pair));
     let volumes = volumes(root, log.as_ref(), problems);
+    if let Some(log) = &mut log {
+        fit(root, log, &volumes, problems);
+    }
     if has_target && target.is_none() {
         return None;
     }
-    Some(Config { node: node?, log: log?, link: link?, target, volumes })
+    Some(Config { node: node?, log: log?, link: link?, peer: peer?, target, volumes })
 }
 
 fn node(reader: &mut Reader<'_>) -> Option<Node> {
@@ -63,29 +69,51 @@ fn log(reader: &mut Reader<'_>) -> Option<Log> {
     let segments = reader.number("segments", 3, 64);
     let segment_size = size(reader, "segment_size", HUGE_PAGE_BYTES, 4 * MIB, 4 * GIB);
     let durability = reader.text("durability", |text| text.parse().ok());
-    let cp_interval = reader.text("cp_interval", |text| {
-        let span = parse_span(text).ok()?;
-        (Nanos::from_millis(100)..=Nanos::from_millis(3_600_000)).contains(&span).then_some(span)
-    });
+    let cp_interval = span(reader, "cp_interval", 100, HOUR_MS);
     let cp_mode = reader.text("cp_mode", |text| text.parse().ok());
-    let given = size(reader, "size", BLOCK_BYTES, 0, u64::MAX);
-    let (segments, segment_size) = (segments?, segment_size?);
-    let needed = Log::size_needed(segments, segment_size);
-    if given.is_some_and(|given| given < needed) {
-        let (needed, each) = (format_size(needed), format_size(segment_size));
-        reader.refuse(
-            "size",
-            &format!("must be at least {needed}, that is {segments} segments of {each} and 1MiB"),
-        );
-    }
+    let size = size(reader, "size", BLOCK_BYTES, 0, u64::MAX);
     Some(Log {
         device: device?,
-        size: given.unwrap_or(needed),
-        segments,
-        segment_size,
+        size,
+        segments: segments?,
+        segment_size: segment_size?,
         durability: durability?,
         cp_interval: cp_interval?,
         cp_mode: cp_mode?,
+    })
+}
+
+/// Checks the log's size against the volumes whose size the file gives; where it gives all of them, what is absent is known too.
+/// What only a device can tell is checked at start.
+fn fit(root: &Table, log: &mut Log, volumes: &[Volume], problems: &mut Vec<Problem>) {
+    let known: Vec<u64> = volumes.iter().filter_map(|volume| volume.size).collect();
+    match log.size_with(&known) {
+        Ok(size) if known.len() == volumes.len() => log.size = Some(size),
+        Ok(_) => {}
+        Err(allowed) => problems.push(Problem::Value {
+            key: "log.size".to_owned(),
+            value: read::show(&root[keys::LOG.name]["size"]),
+            allowed,
+        }),
+    }
+}
+
+fn peer(reader: &mut Reader<'_>) -> Option<Peer> {
+    let on_loss = reader.text("on_peer_loss", |text| text.parse().ok());
+    let timeout = span(reader, "timeout", 500, 60_000);
+    let stall_timeout = span(reader, "stall_timeout", 1_000, HOUR_MS);
+    let catch_up_rate = reader.text("catch_up_rate", |text| {
+        if text == UNLIMITED {
+            return Some(None);
+        }
+        let bytes = parse_size(text).ok()?;
+        (MIB..=1024 * GIB).contains(&bytes).then_some(Some(bytes))
+    });
+    Some(Peer {
+        on_loss: on_loss?,
+        timeout: timeout?,
+        stall_timeout: stall_timeout?,
+        catch_up_rate: catch_up_rate?,
     })
 }
 
@@ -225,6 +253,13 @@ fn size(reader: &mut Reader<'_>, name: &str, multiple: u64, min: u64, max: u64) 
     })
 }
 
+fn span(reader: &mut Reader<'_>, name: &str, min_ms: u64, max_ms: u64) -> Option<Nanos> {
+    reader.text(name, |text| {
+        let span = parse_span(text).ok()?;
+        (Nanos::from_millis(min_ms)..=Nanos::from_millis(max_ms)).contains(&span).then_some(span)
+    })
+}
+
 fn name_of(text: &str) -> Option<String> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let begins = text.bytes().next().is_some_and(plain);
@@ -282,6 +317,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 96;
 /// PATH_MAX without its zero (limits.h).
 const PATH_BYTES_MAX: usize = 4095;
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
+const HOUR_MS: u64 = 3_600_000;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// A reference names a sector with 48 bits, which reaches 128 PiB; half of it keeps every end of a run within them too.

@@ -5,7 +5,7 @@ use core::fmt::Write as _;
 
 use toml::Value;
 
-use super::{Config, Hosts, LinkDevice, format_mac, format_size, format_span};
+use super::{Config, Hosts, LinkDevice, UNLIMITED, format_mac, format_size, format_span};
 
 impl Config {
     /// The configuration as a TOML file.
@@ -13,7 +13,7 @@ impl Config {
     /// # Panics
     /// If a path in it is not UTF-8, which none that came from a file is.
     pub fn to_toml(&self) -> String {
-        let Self { node, log, link, target, volumes } = self;
+        let Self { node, log, link, peer, target, volumes } = self;
         let mut page = Page::default();
 
         page.section("[node]");
@@ -30,7 +30,9 @@ impl Config {
 
         page.section("[log]");
         page.path("device", &log.device);
-        page.text("size", &format_size(log.size));
+        if let Some(size) = log.size {
+            page.text("size", &format_size(size));
+        }
         page.plain("segments", log.segments);
         page.text("segment_size", &format_size(log.segment_size));
         page.text("durability", log.durability.word());
@@ -53,6 +55,13 @@ impl Config {
             page.text("peer_mac", &format_mac(mac));
         }
         page.plain("mtu", link.mtu);
+
+        page.section("[peer]");
+        page.text("on_peer_loss", peer.on_loss.word());
+        page.text("timeout", &format_span(peer.timeout));
+        page.text("stall_timeout", &format_span(peer.stall_timeout));
+        let rate = peer.catch_up_rate.map_or_else(|| UNLIMITED.to_owned(), format_size);
+        page.text("catch_up_rate", &rate);
 
         if let Some(target) = target {
             page.section("[target]");

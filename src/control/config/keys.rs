@@ -111,9 +111,9 @@ pub(super) const LOG: Section = Section {
         ),
         key(
             "size",
-            "a multiple of 4KiB, at least segments x segment_size + 1MiB (the superblocks' room)",
-            Decides("`segments` x `segment_size` + 1MiB"),
-            "How much of the device the log may use.",
+            "a multiple of 4KiB, at least segments x segment_size + 1MiB for superblocks + 4KiB for each 127MiB of each volume",
+            Decides("the least that is allowed"),
+            "How much of the device the log may use. Behind the segments lies the map of blocks that the peer lacks, a bit for each 4KiB.",
         ),
         key(
             "segments",
@@ -210,6 +210,38 @@ pub(super) const LINK: Section = Section {
     ],
 };
 
+pub(super) const PEER: Section = Section {
+    name: "peer",
+    repeated: false,
+    meaning: "What happens while the peer is away, and when it is back. May be left out as a whole; give both nodes the same.",
+    keys: &[
+        key(
+            "on_peer_loss",
+            "\"stall\" or \"continue\"",
+            Means("\"stall\""),
+            "`stall`: writes wait, so that an acknowledged write is never on one node only. `continue`: the source goes on alone, notes which blocks the peer lacks, and sends them when it is back; until then there is no second copy.",
+        ),
+        key(
+            "timeout",
+            "a time from 500ms to 60s",
+            Means("\"2s\""),
+            "A peer that is silent for so long is away.",
+        ),
+        key(
+            "stall_timeout",
+            "a time from 1s to 1h",
+            Means("\"20s\""),
+            "A write that has waited so long, for a peer that is away or for room in a full log, ends with a status that asks the host to try again. It should be shorter than the hosts' own limit (30 s on Linux), after which they reset the connection.",
+        ),
+        key(
+            "catch_up_rate",
+            "\"unlimited\", or a size from 1MiB to 1TiB, for each second",
+            Means("\"unlimited\""),
+            "How much of the blocks that the peer lacks is sent to it in a second, beside new writes.",
+        ),
+    ],
+};
+
 pub(super) const TARGET: Section = Section {
     name: "target",
     repeated: false,
@@ -294,7 +326,7 @@ pub(super) const VOLUME: Section = Section {
 };
 
 /// All sections, in the order a file has them.
-pub(super) const SECTIONS: [&Section; 5] = [&NODE, &LOG, &LINK, &TARGET, &VOLUME];
+pub(super) const SECTIONS: [&Section; 6] = [&NODE, &LOG, &LINK, &PEER, &TARGET, &VOLUME];
 
 /// The reference of all keys as a Markdown page; docs/config.md is this text.
 pub fn reference() -> String {

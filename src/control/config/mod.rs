@@ -17,13 +17,14 @@ use std::io::Read as _;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use ibid_units::Nanos;
+use ibid_units::{BLOCK_BYTES, Nanos};
 
 pub use keys::reference;
 pub use read::{ConfigError, Problem};
 pub use value::{
-    CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX, NQN_UUID_PREFIX, Role, Uuid,
-    ValueError, format_mac, format_size, format_span, is_nqn, parse_mac, parse_size, parse_span,
+    CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX, NQN_UUID_PREFIX, OnPeerLoss,
+    Role, Uuid, ValueError, format_mac, format_size, format_span, is_nqn, parse_mac, parse_size,
+    parse_span,
 };
 
 /// What a node is started with.
@@ -35,6 +36,8 @@ pub struct Config {
     pub log: Log,
     /// The way to its peer.
     pub link: Link,
+    /// What happens without the peer, and when it is back.
+    pub peer: Peer,
     /// Where clients connect; always there at a source.
     pub target: Option<Target>,
     /// Its volumes, at least one; the first is NVMe namespace 1.
@@ -67,8 +70,8 @@ pub struct Node {
 pub struct Log {
     /// The log's file or block device.
     pub device: PathBuf,
-    /// Bytes of the device the log may use, at least the segments and [`LOG_HEAD_BYTES`].
-    pub size: u64,
+    /// Bytes of the device the log may use. `None`: [`Log::size_needed`], which only the volumes' devices can tell.
+    pub size: Option<u64>,
     /// Segments in the ring.
     pub segments: u32,
     /// Bytes of a segment, a multiple of 2 MiB.
@@ -115,11 +118,62 @@ pub enum LinkDevice {
     Vdev(String),
 }
 
-impl Log {
-    /// The least a log of so many segments takes on its device, in bytes; what `log.size` is where the file doesn't say.
-    pub const fn size_needed(segments: u32, segment_size: u64) -> u64 {
-        segments as u64 * segment_size + LOG_HEAD_BYTES
+/// Section `[peer]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// What a source does with writes while its peer is away.
+    pub on_loss: OnPeerLoss,
+    /// The silence after which a peer is away.
+    pub timeout: Nanos,
+    /// How long a write waits for a peer that is away, with [`OnPeerLoss::Stall`].
+    pub stall_timeout: Nanos,
+    /// Most bytes of catching up in a second.
+    pub catch_up_rate: Option<u64>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            on_loss: OnPeerLoss::Stall,
+            timeout: Nanos::from_millis(2_000),
+            stall_timeout: Nanos::from_millis(20_000),
+            catch_up_rate: None,
+        }
     }
+}
+
+impl Log {
+    /// The least a log takes on its device, in bytes: superblocks, segments, and the out-of-sync map of volumes of these sizes.
+    pub fn size_needed(segments: u32, segment_size: u64, volumes: &[u64]) -> u64 {
+        let map: u64 = volumes.iter().map(|bytes| map_bytes(*bytes)).sum();
+        u64::from(segments) * segment_size + LOG_HEAD_BYTES + map
+    }
+
+    /// The size the log has on its device with volumes of these sizes, or what `log.size` must be instead, beginning with a verb.
+    pub fn size_with(&self, volumes: &[u64]) -> Result<u64, String> {
+        let needed = Self::size_needed(self.segments, self.segment_size, volumes);
+        match self.size {
+            Some(size) if size < needed => {
+                let map: u64 = volumes.iter().map(|bytes| map_bytes(*bytes)).sum();
+                // Without a volume of known size there is more to come, when their devices are open.
+                let map = if map == 0 { "room".to_owned() } else { format_size(map) };
+                Err(format!(
+                    "must be at least {}, that is {} segments of {}, {} for superblocks, and {map} for the map of the volumes",
+                    format_size(needed),
+                    self.segments,
+                    format_size(self.segment_size),
+                    format_size(LOG_HEAD_BYTES),
+                ))
+            }
+            Some(size) => Ok(size),
+            None => Ok(needed),
+        }
+    }
+}
+
+/// Bytes that a volume's part of the out-of-sync map takes: whole pages, so that each volume begins one.
+pub const fn map_bytes(volume_bytes: u64) -> u64 {
+    volume_bytes.div_ceil(BLOCK_BYTES).div_ceil(MAP_PAGE_BLOCKS) * BLOCK_BYTES
 }
 
 impl LinkDevice {
@@ -178,8 +232,12 @@ pub struct Volume {
 
 /// Room for superblocks in front of the log's segments; where docs/format.md has the first segment begin.
 pub const LOG_HEAD_BYTES: u64 = 1 << 20;
+/// Blocks of a volume that a page of the out-of-sync map has a bit for, as docs/format.md draws it.
+pub const MAP_PAGE_BLOCKS: u64 = 32_512;
 /// Most volumes a node has.
 pub const VOLUMES_MAX: usize = 48;
+/// What `peer.catch_up_rate` says where there is no limit.
+pub(crate) const UNLIMITED: &str = "unlimited";
 /// Most hosts that can be named.
 pub const HOSTS_MAX: usize = 64;
 /// Largest file that is taken for a configuration.

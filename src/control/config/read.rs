@@ -167,6 +167,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Opens a section that may be absent as a whole: then `nothing` stands for it, and every key has its default.
+    pub(super) fn open_or(
+        root: &'a Table,
+        section: &'static Section,
+        nothing: &'a Table,
+        problems: &'a mut Vec<Problem>,
+    ) -> Option<Self> {
+        if root.contains_key(section.name) {
+            return Self::open(root, section, false, problems);
+        }
+        Some(Self::over(section.name.to_owned(), section, nothing, problems))
+    }
+
     /// The tables of a section that may be repeated, and their paths. None at all is noted.
     pub(super) fn tables(
         root: &'a Table,
@@ -340,7 +353,7 @@ fn default_value(literal: &str) -> Value {
 }
 
 /// A value in one line, shortened where it is long: a message has to stay readable whatever the file holds.
-fn show(value: &Value) -> String {
+pub(super) fn show(value: &Value) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
     let text = value.to_string().replace('\n', " ");
     match text.char_indices().nth(SHOWN_CHARS_MAX) {

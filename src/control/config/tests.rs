@@ -48,7 +48,13 @@ fn the_shortest_file_gets_the_documented_defaults() {
     );
     assert_eq!(config.node.read_memory, 64 << 20);
     assert_eq!((config.log.segments, config.log.segment_size), (4, 64 << 20));
-    assert_eq!(config.log.size, 4 * (64 << 20) + LOG_HEAD_BYTES);
+    // The volume's size is its device's, and with it the map's.
+    assert_eq!(config.log.size, None);
+    let peer = config.peer;
+    assert_eq!((peer.on_loss, peer.catch_up_rate), (OnPeerLoss::Stall, None));
+    assert_eq!(peer.timeout, Nanos::from_millis(2_000));
+    assert_eq!(peer.stall_timeout, Nanos::from_millis(20_000));
+    assert_eq!(peer, Peer::default());
     assert_eq!(config.log.cp_interval, Nanos::from_millis(10_000));
     assert_eq!((config.log.durability, config.log.cp_mode), (Durability::Disk, CpMode::Reference));
     assert_eq!(config.link.mtu, 9000);
@@ -187,6 +193,32 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "hosts = \"any\"\nio_queues = 65",
             "target.io_queues = 65: must be a number from 1 to 64",
         ),
+        (
+            "[target]",
+            "[peer]\non_peer_loss = \"panic\"\n[target]",
+            "peer.on_peer_loss = \"panic\": must be \"stall\" or \"continue\"",
+        ),
+        (
+            "[target]",
+            "[peer]\ntimeout = \"499ms\"\n[target]",
+            "peer.timeout = \"499ms\": must be a time from 500ms to 60s",
+        ),
+        (
+            "[target]",
+            "[peer]\nstall_timeout = \"2h\"\n[target]",
+            "peer.stall_timeout = \"2h\": must be a time from 1s to 1h",
+        ),
+        (
+            "[target]",
+            "[peer]\ncatch_up_rate = \"1KiB\"\n[target]",
+            "peer.catch_up_rate = \"1KiB\": must be \"unlimited\", or a size from 1MiB to 1TiB",
+        ),
+        ("[target]", "peer_loss = 1\n[target]", "link.peer_loss: unknown"),
+        (
+            "[target]",
+            "[peer]\non_loss = 1\n[target]",
+            "peer.on_loss: unknown (allowed here: on_peer_loss,",
+        ),
         ("uuid =", "lba = 1024\nuuid =", "volume[0].lba = 1024: must be 512 or 4096"),
         (
             "uuid =",
@@ -217,7 +249,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         (
             log,
             &format!("{log}size = \"256MiB\"\n"),
-            "log.size = \"256MiB\": must be at least 257MiB, that is 4 segments of 64MiB and 1MiB",
+            "log.size = \"256MiB\": must be at least 257MiB, that is 4 segments of 64MiB, 1MiB for superblocks, and room for the map",
         ),
         (
             "interface = \"ens2\"",
@@ -248,7 +280,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         (
             "[target]\n",
             "[targets]\n",
-            "targets: unknown; did you mean target? (allowed here: node, log, link, target, volume)",
+            "targets: unknown; did you mean target? (allowed here: node, log, link, peer, target, volume)",
         ),
         ("[[volume]]", "[volume]", "volume = "),
         (
@@ -359,13 +391,49 @@ fn more_volumes_than_a_node_has_are_refused() {
 }
 
 #[test]
+fn a_logs_size_includes_the_map_of_its_volumes() {
+    // A page has a bit for 32512 blocks, 127 MiB, and belongs to one volume.
+    for (volume, pages) in [(1 << 20, 1), (127 << 20, 1), ((127 << 20) + 4096, 2), (1 << 40, 8257)]
+    {
+        assert_eq!(map_bytes(volume), pages * 4096, "{volume}");
+    }
+    let segments = 4 * (64 << 20) + LOG_HEAD_BYTES;
+    assert_eq!(Log::size_needed(4, 64 << 20, &[1 << 20, 1 << 20]), segments + 2 * 4096);
+    let sized = SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid =");
+    let config = parse(&sized).unwrap();
+    assert_eq!(config.log.size, Some(segments + 9 * 4096));
+    // What the file says must have room for the volumes it knows; others are looked at when they are open.
+    let log = "device = \"/var/lib/ibid/a.log\"\n";
+    let short = format!("{log}size = \"257MiB\"\n");
+    let told = parse(&sized.replace(log, &short)).unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "/etc/ibid/a.toml: log.size = \"257MiB\": must be at least 263204KiB, that is 4 segments of 64MiB, 1MiB for superblocks, and 36KiB for the map of the volumes"
+    );
+    let unsized_volume = parse(&SOURCE.replace(log, &short)).unwrap();
+    assert!(
+        unsized_volume
+            .log
+            .size_with(&[1 << 20])
+            .unwrap_err()
+            .starts_with("must be at least 263172KiB, ")
+    );
+}
+
+#[test]
 fn what_is_written_reads_back_the_same() {
     let plain = parse(SOURCE).unwrap();
     let mut every = plain.clone();
     every.node.cpu = Some(3);
     every.node.idle = Idle::Spin;
     every.node.huge_pages = false;
-    every.log.size = 1 << 40;
+    every.log.size = Some(1 << 40);
+    every.peer = Peer {
+        on_loss: OnPeerLoss::Continue,
+        timeout: Nanos::from_millis(500),
+        stall_timeout: Nanos::from_millis(3_600_000),
+        catch_up_rate: Some(100 << 20),
+    };
     every.log.durability = Durability::Memory;
     every.log.cp_mode = CpMode::Full;
     every.log.cp_interval = Nanos::from_millis(250);

@@ -285,6 +285,15 @@ words! {
     }
 }
 words! {
+    /// What a source does with writes while its peer is away.
+    OnPeerLoss {
+        /// They wait.
+        Stall = "stall",
+        /// They are taken here alone; the peer is caught up later.
+        Continue = "continue",
+    }
+}
+words! {
     /// Which end of a memif link this node is (DPDK's memif driver, option `role`).
     MemifRole {
         /// Makes the socket and waits.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::message::{self, Front};
 use super::server::left;
 use super::{REPLY_BYTES_MAX, Version};
-use crate::status::{CpReport, Histograms, Status};
+use crate::status::{CpReport, Histograms, Status, VerifyReport, VerifyRequest};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,20 @@ impl Client {
     pub fn histograms(&mut self) -> Result<Histograms, ClientError> {
         self.call("histograms")
     }
+    /// Has both copies of a volume compared; does not wait for the end.
+    pub fn verify(&mut self, request: &VerifyRequest) -> Result<VerifyReport, ClientError> {
+        let params = serde_json::to_value(request)
+            .map_err(|error| ClientError::Malformed(error.to_string()))?;
+        self.call_with("verify", Some(params))
+    }
+    /// Asks where the comparison stands.
+    pub fn verify_progress(&mut self) -> Result<VerifyReport, ClientError> {
+        self.call("verify_progress")
+    }
+    /// Ends the comparison.
+    pub fn verify_stop(&mut self) -> Result<VerifyReport, ClientError> {
+        self.call("verify_stop")
+    }
     /// Has the node stop as on SIGTERM; does not wait for its end.
     pub fn stop(&mut self) -> Result<(), ClientError> {
         self.call("stop")
@@ -95,10 +109,22 @@ impl Client {
 
     /// Calls any method without parameters.
     pub fn call<T: DeserializeOwned>(&mut self, method: &str) -> Result<T, ClientError> {
+        self.call_with(method, None)
+    }
+
+    fn call_with<T: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: Option<Value>,
+    ) -> Result<T, ClientError> {
         self.requests += 1;
         let id = self.requests;
         let deadline = Instant::now() + self.timeout;
-        let request = message::line(&json!({ "jsonrpc": "2.0", "id": id, "method": method }));
+        let mut request = json!({ "jsonrpc": "2.0", "id": id, "method": method });
+        if let Some(params) = params {
+            request["params"] = params;
+        }
+        let request = message::line(&request);
         self.stream.set_write_timeout(Some(self.timeout))?;
         // Far smaller than a socket's buffer: it goes at once or the node has left. Where the node turned us away, its reason is
         // there to be read although it has closed.

@@ -4,6 +4,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::status::VerifyRequest;
+
 use super::{BATCH_MAX, Handler, METHODS, Refused, Version};
 
 /// What stands at the front of the bytes received so far.
@@ -89,6 +91,17 @@ fn perform(request: &Map<String, Value>, handler: &dyn Handler) -> Result<Value,
             format!("no such method; there are {}", METHODS.join(", ")),
         ));
     }
+    if method == "verify" {
+        // By name only: a list would be read in the order of the fields, which is nobody's promise.
+        let params = request.get("params").filter(|params| params.is_object());
+        let params = params.cloned().unwrap_or(Value::Null);
+        let request = serde_json::from_value::<VerifyRequest>(params).map_err(|error| {
+            let says =
+                format!("verify takes {{\"volume\": NAME, \"repair\": true or false}}: {error}");
+            (Code::InvalidParams, says)
+        })?;
+        return done(handler.verify(&request));
+    }
     let without = match request.get("params") {
         None | Some(Value::Null) => true,
         Some(Value::Object(params)) => params.is_empty(),
@@ -102,6 +115,8 @@ fn perform(request: &Map<String, Value>, handler: &dyn Handler) -> Result<Value,
         "status" => done(handler.status()),
         "cp" => done(handler.cp()),
         "histograms" => done(handler.histograms()),
+        "verify_progress" => done(handler.verify_progress()),
+        "verify_stop" => done(handler.verify_stop()),
         "stop" => done(handler.stop()),
         _ => done(Ok(Version::current())),
     }

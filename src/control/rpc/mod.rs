@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientError};
 pub use server::{Server, ServerError};
 
-use crate::status::{CpReport, Histograms, Status};
+use crate::status::{CpReport, Histograms, Status, VerifyReport, VerifyRequest};
 
 /// Largest request, with all of a batch.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -29,7 +29,8 @@ pub const CLIENTS_MAX: usize = 16;
 /// Largest answer a client takes.
 pub const REPLY_BYTES_MAX: usize = 8 << 20;
 /// Every method, in the order of [`Handler`]'s.
-pub const METHODS: &[&str] = &["status", "cp", "histograms", "stop", "version"];
+pub const METHODS: &[&str] =
+    &["status", "cp", "histograms", "verify", "verify_progress", "verify_stop", "stop", "version"];
 
 /// What a node answers with. Called from several threads at a time, none of them a data thread; each call should end within
 /// seconds, as [`Server`]'s drop waits for it.
@@ -40,6 +41,12 @@ pub trait Handler: Send + Sync + 'static {
     fn cp(&self) -> Result<CpReport, Refused>;
     /// The distribution of every stage's latency.
     fn histograms(&self) -> Result<Histograms, Refused>;
+    /// Begins to compare both copies of a volume, and answers at once with where that stands. One comparison at a time.
+    fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport, Refused>;
+    /// Where the running comparison stands, or how the last one ended.
+    fn verify_progress(&self) -> Result<VerifyReport, Refused>;
+    /// Ends the running comparison before it is through; what it has found so far, or how the last one ended.
+    fn verify_stop(&self) -> Result<VerifyReport, Refused>;
     /// Begins the stop that SIGTERM begins, and answers without waiting for its end.
     fn stop(&self) -> Result<(), Refused>;
 }
@@ -62,6 +69,20 @@ pub enum Refused {
     /// There was no answer in time; what was begun may still happen.
     #[error("not done in time; it may still happen")]
     TimedOut,
+    /// This shard has no such thing.
+    #[error("not supported by this shard")]
+    NotSupported,
+    /// A comparison runs already.
+    #[error(
+        "another volume is being compared; see `verify_progress`, or end it with `verify_stop`"
+    )]
+    Verifying,
+    /// There was none.
+    #[error("no volume has been compared since the node started")]
+    NeverVerified,
+    /// A name that no volume has.
+    #[error("there is no volume of this name; `status` lists them")]
+    NoSuchVolume,
     /// A device failed; the number is the operating system's error code.
     #[error("a device failed: {}", std::io::Error::from_raw_os_error(*.0))]
     Faulted(i32),
@@ -77,6 +98,10 @@ impl Refused {
             Self::PeerAway => -32004,
             Self::TimedOut => -32005,
             Self::Faulted(_) => -32006,
+            Self::NotSupported => -32007,
+            Self::Verifying => -32008,
+            Self::NeverVerified => -32009,
+            Self::NoSuchVolume => -32010,
         }
     }
 }

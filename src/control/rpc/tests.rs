@@ -44,6 +44,19 @@ impl Handler for Node {
     fn histograms(&self) -> Result<Histograms, Refused> {
         Err(Refused::Faulted(5))
     }
+    fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport, Refused> {
+        let VerifyRequest { volume, repair } = request.clone();
+        if volume != "v0" {
+            return Err(Refused::NoSuchVolume);
+        }
+        Ok(VerifyReport { volume, repair, ..crate::status::verify_sample() })
+    }
+    fn verify_progress(&self) -> Result<VerifyReport, Refused> {
+        Ok(crate::status::verify_sample())
+    }
+    fn verify_stop(&self) -> Result<VerifyReport, Refused> {
+        Err(Refused::NeverVerified)
+    }
     fn stop(&self) -> Result<(), Refused> {
         *self.stops.lock().unwrap() += 1;
         Ok(())
@@ -132,6 +145,15 @@ fn refuse_all() -> Box<dyn Handler> {
         fn histograms(&self) -> Result<Histograms, Refused> {
             Err(Refused::Stopping)
         }
+        fn verify(&self, _: &VerifyRequest) -> Result<VerifyReport, Refused> {
+            Err(Refused::NotSupported)
+        }
+        fn verify_progress(&self) -> Result<VerifyReport, Refused> {
+            Err(Refused::NeverVerified)
+        }
+        fn verify_stop(&self) -> Result<VerifyReport, Refused> {
+            Err(Refused::NeverVerified)
+        }
         fn stop(&self) -> Result<(), Refused> {
             Err(Refused::Stopping)
         }
@@ -158,9 +180,34 @@ fn a_client_gets_what_the_node_says() {
     }
     assert_eq!(
         client.call::<Value>("no_such_method").unwrap_err().to_string(),
-        "the node refused: no such method; there are status, cp, histograms, stop, version"
+        "the node refused: no such method; there are status, cp, histograms, verify, verify_progress, verify_stop, stop, version"
     );
     assert!(client.version().is_ok());
+}
+
+#[test]
+fn a_comparison_takes_the_volume_to_compare_and_nothing_unknown() {
+    let fixture = Fixture::new("verify", QUICK);
+    let mut client = fixture.client();
+    let ask = |volume: &str, repair| VerifyRequest { volume: volume.to_owned(), repair };
+    let report = client.verify(&ask("v0", false)).unwrap();
+    assert_eq!((report.volume.as_str(), report.repair), ("v0", false));
+    assert!(client.verify(&ask("v0", true)).unwrap().repair);
+    assert_eq!(client.verify_progress().unwrap(), crate::status::verify_sample());
+    for (refused, code) in [
+        (client.verify(&ask("v9", false)), Refused::NoSuchVolume.code()),
+        (client.verify_stop(), Refused::NeverVerified.code()),
+    ] {
+        assert!(matches!(refused, Err(ClientError::Refused { code: told, .. }) if told == code));
+    }
+    let mut raw = fixture.raw();
+    for params in ["{}", "[\"v0\"]", r#"{"volume":7}"#, r#"{"volume":"v0","repiar":true}"#, "null"]
+    {
+        raw.send(format!(r#"{{"jsonrpc":"2.0","id":1,"method":"verify","params":{params}}}"#));
+        let answer = raw.answer();
+        assert_eq!(answer["error"]["code"], -32602, "{params}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().starts_with("verify takes "));
+    }
 }
 
 #[test]
@@ -438,6 +485,8 @@ fn every_refusal_reaches_the_client_with_its_own_code() {
         ("status", Refused::Starting),
         ("cp", Refused::NotSource),
         ("histograms", Refused::Stopping),
+        ("verify_progress", Refused::NeverVerified),
+        ("verify_stop", Refused::NeverVerified),
         ("stop", Refused::Stopping),
     ] {
         match client.call::<Value>(method) {
@@ -454,6 +503,10 @@ fn every_refusal_reaches_the_client_with_its_own_code() {
         Refused::PeerAway,
         Refused::TimedOut,
         Refused::Faulted(5),
+        Refused::NotSupported,
+        Refused::Verifying,
+        Refused::NeverVerified,
+        Refused::NoSuchVolume,
     ];
     for (index, one) in all.iter().enumerate() {
         assert!(all[index + 1..].iter().all(|other| other.code() != one.code()));

@@ -2,9 +2,12 @@
 //! Plain facts, filled in by the node from its shard's counters; JSON by serde, text by [`Status`]'s `Display`.
 //! All counters are sums since the node's start. Fields may be added, so readers ignore what they don't know.
 
+mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
+mod trouble;
+mod verify;
 
 use core::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -12,7 +15,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CpMode, Durability, Role, Uuid};
+use crate::config::{CpMode, Role, Uuid};
+
+pub use standing::{MirrorState, PairState, Promise, Standing, SyncStatus};
+pub use trouble::{FaultStatus, FaultSubject, LogEnd, RecoveryStatus};
+pub use verify::{BlockRun, UNDECIDED_RUNS_MAX, VerifyReport, VerifyRequest, VerifyState};
+
+#[cfg(test)]
+pub(crate) use verify::tests::sample as verify_sample;
 
 /// Everything `ibid status` shows.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -21,6 +31,12 @@ pub struct Status {
     pub node: NodeStatus,
     /// What is promised now.
     pub promise: Promise,
+    /// How far the two copies are the same.
+    pub sync: SyncStatus,
+    /// What was found in the log at the start.
+    pub recovery: Option<RecoveryStatus>,
+    /// What is wrong with this node; empty where nothing is.
+    pub faults: Vec<FaultStatus>,
     /// The log.
     pub log: LogStatus,
     /// Consistency points.
@@ -58,102 +74,6 @@ pub struct NodeStatus {
     pub uptime_s: u64,
 }
 
-/// How the two nodes stand to each other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PairState {
-    /// Started, and the peer has not been heard yet.
-    Connecting,
-    /// Both logs hold every acknowledged write.
-    InSync,
-    /// New writes reach both logs while older blocks still travel.
-    CatchingUp,
-    /// The peer was there and has gone silent.
-    Away,
-}
-
-impl PairState {
-    /// The state's word, as JSON has it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::InSync => "in-sync",
-            Self::CatchingUp => "catching-up",
-            Self::Away => "away",
-        }
-    }
-}
-
-/// What a client may rely on now, as facts and as the one line an operator reads.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Promise {
-    /// How the pair stands.
-    pub state: PairState,
-    /// What an acknowledged write has reached on this node.
-    pub durability: Durability,
-    /// The same on the peer, once it has told.
-    pub peer_durability: Option<Durability>,
-    /// How long the peer has been silent, where it is away.
-    pub away_s: Option<u64>,
-    /// The promise in one line.
-    pub line: String,
-}
-
-impl Promise {
-    /// Words the promise of a node in `role`. `peer_durability` is `None` until the peer has told; `away_s` counts only where
-    /// the peer is away.
-    pub fn new(
-        role: Role,
-        state: PairState,
-        durability: Durability,
-        peer_durability: Option<Durability>,
-        away_s: u64,
-    ) -> Self {
-        let held = match (durability, peer_durability) {
-            (Durability::Memory, Some(Durability::Memory)) => {
-                "in the memory of both nodes (a power cut on both loses it)"
-            }
-            (Durability::Memory, Some(Durability::Disk) | None) => {
-                "on both nodes, here in memory only"
-            }
-            (Durability::Disk, Some(Durability::Memory)) => {
-                "on both nodes, at the peer in memory only"
-            }
-            (Durability::Disk, Some(Durability::Disk) | None) => "on both nodes",
-        };
-        let line = match (role, state) {
-            (Role::Source, PairState::Connecting) => {
-                "no write is acknowledged: waiting for the peer".to_owned()
-            }
-            (Role::Source, PairState::InSync) => format!("every acknowledged write is {held}"),
-            (Role::Source, PairState::CatchingUp) => {
-                format!(
-                    "every new acknowledged write is {held}; older blocks still travel to the peer"
-                )
-            }
-            (Role::Source, PairState::Away) => {
-                format!(
-                    "every acknowledged write is {held}; new writes wait, the peer is silent for {away_s} s"
-                )
-            }
-            (Role::Destination, PairState::Connecting) => "waiting for the source".to_owned(),
-            (Role::Destination, PairState::InSync) => {
-                "this node holds every write that its source has acknowledged".to_owned()
-            }
-            (Role::Destination, PairState::CatchingUp) => {
-                "this mirror is incomplete: older blocks still travel from the source".to_owned()
-            }
-            (Role::Destination, PairState::Away) => {
-                format!(
-                    "this node holds every write that its source acknowledged; the source is silent for {away_s} s"
-                )
-            }
-        };
-        let away_s = (state == PairState::Away).then_some(away_s);
-        Self { state, durability, peer_durability, away_s, line }
-    }
-}
-
 /// The state of the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct LogStatus {
@@ -177,6 +97,12 @@ pub struct LogStatus {
     pub full_waits: u64,
     /// How long those waited, together.
     pub full_wait_ns: u64,
+    /// Writes that waited longer than `peer.stall_timeout`, for the peer or for room, and ended with a status that asks for a retry.
+    #[serde(default)]
+    pub expired: u64,
+    /// Batches that this node's log had lost and the peer gave back.
+    #[serde(default)]
+    pub fetched: u64,
     /// Whether the memory is huge pages.
     pub huge_pages: bool,
 }

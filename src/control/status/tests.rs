@@ -1,9 +1,22 @@
 //! Status says the same as JSON and as text, and the promise never says more than is true.
 
 use super::*;
+use crate::config::{Durability, OnPeerLoss};
 
 pub(crate) fn sample() -> Status {
     let uuid: Uuid = "11111111-2222-4333-8444-555555555555".parse().unwrap();
+    let standing = Standing {
+        role: Role::Source,
+        state: PairState::InSync,
+        durability: Durability::Disk,
+        peer_durability: Some(Durability::Disk),
+        on_peer_loss: OnPeerLoss::Stall,
+        mirror: MirrorState::Consistent,
+        away_s: 0,
+        alone_since_s: None,
+        out_of_sync_bytes: 0,
+        failed: false,
+    };
     Status {
         node: NodeStatus {
             name: "a".into(),
@@ -14,13 +27,19 @@ pub(crate) fn sample() -> Status {
             version: "0.1.0".into(),
             uptime_s: 3_725,
         },
-        promise: Promise::new(
-            Role::Source,
-            PairState::InSync,
-            Durability::Disk,
-            Some(Durability::Disk),
-            0,
-        ),
+        promise: Promise::new(&standing),
+        sync: SyncStatus::new(&standing),
+        recovery: Some(RecoveryStatus {
+            clean: false,
+            end: LogEnd::TornTail,
+            entries: 1_200,
+            segments: 3,
+            bytes: 160 << 20,
+            took_ns: 310_000_000,
+            lsn: 900,
+            lsn_committed: 890,
+        }),
+        faults: vec![FaultStatus::transient(FaultSubject::Volume, 28, 95, 17)],
         log: LogStatus {
             device: "/var/lib/ibid/a.log".into(),
             segment_bytes: 64 << 20,
@@ -32,6 +51,8 @@ pub(crate) fn sample() -> Status {
             lsn_peer: 998,
             full_waits: 7,
             full_wait_ns: 12_300_000,
+            expired: 2,
+            fetched: 5,
             huge_pages: true,
         },
         cp: CpStatus {
@@ -100,6 +121,11 @@ fn json_reads_back_the_same_and_tolerates_more() {
     let status = sample();
     let mut json = serde_json::to_value(&status).unwrap();
     assert_eq!(json["promise"]["state"], "in-sync");
+    assert_eq!(json["sync"]["line"], "in sync");
+    assert_eq!(json["sync"]["mirror"], "consistent");
+    assert_eq!(json["sync"]["on_peer_loss"], "stall");
+    assert_eq!(json["recovery"]["end"], "torn-tail");
+    assert_eq!(json["faults"][0]["is_final"], false);
     assert_eq!(json["node"]["role"], "source");
     assert_eq!(json["cp"]["mode"], "reference");
     assert_eq!(json["link"]["tx_bytes"]["cp"], 15_000);
@@ -111,11 +137,15 @@ fn json_reads_back_the_same_and_tolerates_more() {
 fn text_is_aligned_and_says_what_matters_first() {
     let expected = "\
 promise   every acknowledged write is on both nodes
+FAULT     a volume fails, and the log keeps what it lacks (No space left on device (os error 28)), 17 times in 1 min 35 s: trying again
+sync      in sync; mirror consistent; without the peer: stall
 node      a, source, epoch 3, up 1 h 2 min, pid 4711, ibid 0.1.0
 pair      in-sync (6f1c4a52-3d0e-4f0b-9c5e-2f6f0a7b8c9d)
+recovery  1200 entries in 3 segments, 160 MiB read in 310 ms; the log ended in a write that was never acknowledged
 durable   here disk, at the peer disk
 log       lsn 1000 (durable here 999, at the peer 998); segments of 64MiB: 2 free, 1 open, 1 sealed; huge pages
 log full  7 writes waited, 12.3 ms in all; device /var/lib/ibid/a.log
+log kept  2 writes ended because they waited too long; 5 batches came back from the peer
 cp        12, 13 running, reference mode, last took 4.2 ms
 cp sent   900 references for 1800 blocks, 3 opcodes, 2 blocks, 1 refused
 chain     abababababababababababababababababababababababababababababababab
@@ -133,36 +163,6 @@ write_complete   1000  81.2 us  410 us  1.9 ms  2.1 ms
 WARNING   no huge pages: log memory is ordinary memory
 ";
     assert_eq!(sample().to_string(), expected);
-}
-
-#[test]
-fn the_promise_names_memory_wherever_a_copy_is_in_memory_only() {
-    let line = |here, there| Promise::new(Role::Source, PairState::InSync, here, there, 0).line;
-    assert_eq!(
-        line(Durability::Disk, Some(Durability::Disk)),
-        "every acknowledged write is on both nodes"
-    );
-    for (here, there) in [
-        (Durability::Memory, Some(Durability::Disk)),
-        (Durability::Disk, Some(Durability::Memory)),
-        (Durability::Memory, Some(Durability::Memory)),
-        (Durability::Memory, None),
-    ] {
-        assert!(line(here, there).contains("memory"), "{here:?} {there:?}");
-    }
-}
-
-#[test]
-fn the_promise_of_a_pair_out_of_sync_says_what_waits() {
-    let promise = |role, state| Promise::new(role, state, Durability::Disk, None, 12);
-    assert!(
-        promise(Role::Source, PairState::Connecting).line.starts_with("no write is acknowledged")
-    );
-    let away = promise(Role::Source, PairState::Away);
-    assert!(away.line.contains("new writes wait, the peer is silent for 12 s"));
-    assert_eq!(away.away_s, Some(12));
-    assert_eq!(promise(Role::Source, PairState::InSync).away_s, None);
-    assert!(promise(Role::Destination, PairState::CatchingUp).line.contains("incomplete"));
 }
 
 #[test]

@@ -10,9 +10,27 @@ use crate::config::format_size;
 const LABEL: usize = 10;
 
 pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Status { node, promise, log, cp, link, target, volumes, copied_bytes, latency, warnings } =
-        status;
+    let Status { node, promise, sync, recovery, faults, log, cp, link, .. } = status;
+    let Status { target, volumes, copied_bytes, latency, warnings, .. } = status;
     line(f, "promise", &promise.line)?;
+    for fault in faults {
+        let word = if fault.is_final { "FAILED" } else { "FAULT" };
+        line(f, word, &fault.line)?;
+    }
+    let lacks = match sync.out_of_sync_bytes {
+        0 => String::new(),
+        bytes => format!("; the peer lacks {}", amount(bytes)),
+    };
+    line(
+        f,
+        "sync",
+        &format!(
+            "{}; mirror {}{lacks}; without the peer: {}",
+            sync.line,
+            sync.mirror.words(),
+            sync.on_peer_loss
+        ),
+    )?;
     line(
         f,
         "node",
@@ -21,12 +39,15 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             node.name,
             node.role,
             node.epoch,
-            uptime(node.uptime_s),
+            long_span(node.uptime_s),
             node.pid,
             node.version
         ),
     )?;
     line(f, "pair", &format!("{} ({})", promise.state.word(), node.pair))?;
+    if let Some(recovery) = recovery {
+        line(f, "recovery", &recovery.to_string())?;
+    }
     let peer_durability =
         promise.peer_durability.map_or("not known", |durability| durability.word());
     line(f, "durable", &format!("here {}, at the peer {peer_durability}", promise.durability))?;
@@ -55,6 +76,13 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             log.device.display()
         ),
     )?;
+    if log.expired > 0 || log.fetched > 0 {
+        let facts = format!(
+            "{} writes ended because they waited too long; {} batches came back from the peer",
+            log.expired, log.fetched
+        );
+        line(f, "log kept", &facts)?;
+    }
     let running = cp.running.map_or(String::new(), |running| format!(", {running} running"));
     line(
         f,
@@ -184,7 +212,7 @@ fn records(records: &CpRecords) -> String {
     )
 }
 
-fn line(f: &mut impl Write, label: &str, text: &str) -> fmt::Result {
+pub(super) fn line(f: &mut impl Write, label: &str, text: &str) -> fmt::Result {
     writeln!(f, "{label:<LABEL$}{text}")
 }
 
@@ -214,7 +242,7 @@ fn table<const COLUMNS: usize>(
 }
 
 /// Bytes with three digits' worth of precision, for reading; JSON has them exactly.
-fn amount(bytes: u64) -> String {
+pub(super) fn amount(bytes: u64) -> String {
     scaled(
         bytes,
         &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)],
@@ -222,7 +250,7 @@ fn amount(bytes: u64) -> String {
 }
 
 /// Nanoseconds with three digits' worth of precision.
-fn span(ns: u64) -> String {
+pub(super) fn span(ns: u64) -> String {
     scaled(ns, &[("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)])
 }
 
@@ -240,7 +268,8 @@ fn scaled(number: u64, units: &[(&str, u64)]) -> String {
     }
 }
 
-fn uptime(seconds: u64) -> String {
+/// Seconds in the two largest units.
+pub(super) fn long_span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -248,6 +277,24 @@ fn uptime(seconds: u64) -> String {
         (0, _, _) => format!("{hours} h {minutes} min"),
         (_, _, _) => format!("{days} d {hours} h"),
     }
+}
+
+/// A moment in seconds since 1970, as date and time in UTC: what the logs of both nodes have too, whatever their time zones are.
+pub(super) fn moment(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // From days to a date of the Gregorian calendar, in years that begin with March (H. Hinnant, "chrono-compatible low-level date
+    // algorithms", civil_from_days).
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
 }
 
 #[cfg(test)]
@@ -272,11 +319,25 @@ mod tests {
     }
 
     #[test]
-    fn uptime_says_the_two_largest_units() {
+    fn a_long_span_says_the_two_largest_units() {
         for (seconds, text) in
             [(5, "5 s"), (65, "1 min 5 s"), (3_660, "1 h 1 min"), (90_000, "1 d 1 h")]
         {
-            assert_eq!(uptime(seconds), text);
+            assert_eq!(long_span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_date_and_a_time() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_767_225_599, "2025-12-31 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(moment(seconds), text);
         }
     }
 }
