@@ -7,7 +7,7 @@
 use crate::disks::LOG_FILE;
 use crate::layout::{Layout, MAP_STAGING_BLOCKS};
 use crate::memory::ArenaMemory;
-use crate::superblock::{CopyFound, StartRefused, identify, newest};
+use crate::superblock::{CopyFound, StartRefused, identify, newest, spare};
 use ibid_driver::{Arena, Disk, DiskError, DiskOp};
 use ibid_engine::log::{BlockRun, RecoveredLog, Scan, ScanConfig};
 use ibid_units::{BLOCK_BYTES, Mutant, Span};
@@ -278,13 +278,14 @@ impl<D: Disk> Unrecovered<D> {
     fn superblock_found(&mut self) -> Result<Stage, StartRefused> {
         let (found, (good, bad)) = newest(&self.copies)?;
         (self.report.superblock_copies_good, self.report.superblock_copies_bad) = (good, bad);
-        let Some(found) = found else {
+        let Some(mut found) = found else {
             self.report.blank = true;
             let Superblock { cp, last_lsn, epoch, .. } = self.expected;
             self.log = Some(RecoveredLog::empty(cp, last_lsn, epoch));
             return Ok(Stage::Zero);
         };
         identify(&found, &self.expected)?;
+        spare(&mut found, &self.copies);
         self.superblock = found;
         let volumes = &found.volumes[..usize::from(found.volume_count)];
         self.scan = Some(Scan::new(ScanConfig {

@@ -143,6 +143,16 @@ pub(crate) fn newest(
     }
 }
 
+/// Counts `newest` on by one where the next superblock would else be written over the only good copy of it (SUPER-1): a copy that rotted is
+/// not always the one whose turn it is, and a crash in that write would leave neither.
+pub(crate) fn spare(newest: &mut Superblock, copies: &[CopyFound; 2]) {
+    let first = ((newest.sequence + 1) % 2) as usize;
+    let counts = |copy: &CopyFound| matches!(copy, CopyFound::Good(found) if found.sequence == newest.sequence);
+    if counts(&copies[first]) && !counts(&copies[1 - first]) {
+        newest.sequence += 1;
+    }
+}
+
 /// A superblock for a blank device.
 pub(crate) fn blank(
     pair: [u8; 16],
@@ -249,6 +259,31 @@ impl SuperblockWriter {
             self.write(disks, 1);
         } else {
             self.stage = Stage::Idle;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_that_counts_is_not_the_first_to_be_overwritten() {
+        for (sequence, rotten) in [(6, 0), (6, 1), (7, 0), (7, 1)] {
+            let mut newest = blank([1; 16], 4, 64, true, &[]);
+            newest.sequence = sequence;
+            for other in [CopyFound::Unreadable(5), CopyFound::Blank] {
+                let mut copies = [other.clone(), other];
+                copies[1 - rotten] = CopyFound::Good(Box::new(newest));
+                let mut spared = newest;
+                spare(&mut spared, &copies);
+                assert_eq!((spared.sequence + 1) % 2, rotten as u64, "sequence {sequence}");
+                assert!(spared.sequence - sequence <= 1);
+            }
+            let both = [(); 2].map(|()| CopyFound::Good(Box::new(newest)));
+            let mut same = newest;
+            spare(&mut same, &both);
+            assert_eq!(same.sequence, sequence);
         }
     }
 }
