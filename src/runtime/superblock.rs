@@ -138,8 +138,9 @@ pub(crate) fn newest(
     }
     match (newest, format, code) {
         (Some(_), _, _) | (None, None, None) => Ok((newest, (good, bad))),
-        (None, Some(error), _) => Err(StartRefused::Foreign(error)),
-        (None, None, Some(code)) => Err(io::Error::from_raw_os_error(code).into()),
+        // What can't be read now may be the good one: nobody is told to wipe it.
+        (None, _, Some(code)) => Err(io::Error::from_raw_os_error(code).into()),
+        (None, Some(error), None) => Err(StartRefused::Foreign(error)),
     }
 }
 
@@ -284,6 +285,16 @@ mod tests {
             let mut same = newest;
             spare(&mut same, &both);
             assert_eq!(same.sequence, sequence);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_read_now_is_not_called_foreign() {
+        for place in [0, 1] {
+            let mut copies = [(); 2].map(|()| CopyFound::judge(&[0x55; 4096]));
+            assert!(matches!(newest(&copies), Err(StartRefused::Foreign(_))));
+            copies[place] = CopyFound::Unreadable(5);
+            assert!(matches!(newest(&copies), Err(StartRefused::Io(_))));
         }
     }
 }
