@@ -44,6 +44,8 @@ pub(super) struct Peer {
     pub(super) resume: Lsn,
     /// The newest CP that it has recorded, as it said in this session.
     pub(super) cp: CpId,
+    /// The CP that it had recorded when it was met, and as what.
+    pub(super) met: Option<(CpId, SyncState)>,
     /// What the last hello said, which an answer answers.
     said: Option<SourceStanding>,
     /// The peer's log is in memory only; as its answer says.
@@ -69,6 +71,7 @@ impl Peer {
             cursor: (CpId::new(0), 0),
             resume: Lsn::new(0),
             cp: CpId::new(0),
+            met: None,
             said: None,
             in_memory: None,
             ping: false,
@@ -107,6 +110,12 @@ impl Peer {
     /// When it was last heard; `never` where it never was.
     pub(super) fn heard_since(&self, never: Nanos) -> Nanos {
         if self.ever { self.heard } else { never }
+    }
+
+    /// It had not recorded `cp` when it was met, or had as in sync. What it had recorded before then stays so, whatever a source that was
+    /// started again makes of the same CP.
+    pub(super) fn may_be_in_sync_with(&self, cp: CpId) -> bool {
+        self.met.is_none_or(|(met, state)| met != cp || state == SyncState::InSync)
     }
 
     pub(super) fn hear(&mut self, now: Nanos) {
@@ -186,6 +195,11 @@ impl<D: Disk> Core<D> {
                 return true;
             }
         };
+        if self.superblock.durable.cp != said.cp {
+            // The log that the answer is about is drained and its slots are given again: there is nothing left to judge it by.
+            self.lose_peer(now);
+            return true;
+        }
         let log = Batches { geometry: self.geometry, memory: &self.memory };
         if confirm(&said, answer, &log).is_err() {
             // It claims what cannot be: not a peer to be believed (LOG-1).
@@ -207,6 +221,7 @@ impl<D: Disk> Core<D> {
         self.peer.report = None;
         self.peer.in_memory = Some(answer.in_memory);
         self.peer.cp = answer.standing.cp;
+        self.peer.met = Some((answer.standing.cp, answer.standing.state));
         self.join_peer();
         self.link.reset();
         self.asker.reset(|_| {});

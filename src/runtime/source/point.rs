@@ -228,11 +228,12 @@ impl<D: Disk> Core<D> {
         let open = self.open.expect("an applied CP was opened");
         let peer_has = self.peer_has_cp;
         // Whoever goes on alone is out of sync, even if the peer had this CP before it left (SYNC-1).
-        // So is one whose peer lost part of its log since the list was made; its next CP claims it again.
+        // So is one whose peer lost part of its log since the list was made, or has recorded this CP otherwise; the next CP claims it again.
         let in_sync = peer_has
             && open.in_sync
             && self.map.is_empty()
             && !self.is_alone()
+            && self.peer.may_be_in_sync_with(open.cp)
             && (!self.is_out_of_sync() || self.peer_has_log());
         self.superblock.begin(&self.arena, &mut self.disks, |next| {
             next.cp = open.cp;
