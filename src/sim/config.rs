@@ -25,6 +25,8 @@ pub struct WorldConfig {
     pub aside_blocks: u32,
     pub net: NetFaults,
     pub disk: DiskFaults,
+    /// The node whose devices are the slower ones.
+    pub slower: Option<usize>,
     /// Bytes of a client's stream that arrive at once, at most; 0: no bound.
     pub pieces: u64,
     pub queue: QueueConfig,
@@ -64,6 +66,7 @@ impl WorldConfig {
             aside_blocks: 2048,
             net: NetFaults::NONE,
             disk: DiskFaults::FAST,
+            slower: None,
             pieces: 0,
             queue: QueueConfig {
                 qid: 0,

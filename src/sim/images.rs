@@ -104,6 +104,7 @@ impl Images {
                 }
             }
         };
+        nothing_void(&found.superblock, &found.log);
         let mut volumes: Vec<Vec<u8>> = (0..world.config.volumes.len())
             .map(|volume| files.borrow().durable(volume + 1).to_vec())
             .collect();
@@ -113,6 +114,18 @@ impl Images {
         }
         drop(found);
         arenas::give(arena);
+    }
+}
+
+/// Of earlier epochs than that in which the log was opened no more is recovered than was agreed on then (REC-2).
+pub(crate) fn nothing_void(superblock: &Superblock, log: &RecoveredLog) {
+    for found in &log.segments {
+        assert!(
+            found.epoch >= superblock.opened || found.last_lsn <= superblock.agreed,
+            "REC-2: {found:?} is recovered; entries before {:?} count up to {}",
+            superblock.opened,
+            superblock.agreed
+        );
     }
 }
 

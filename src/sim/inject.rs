@@ -8,7 +8,7 @@ use crate::world::superblocks;
 use crate::{Crash, DESTINATION, SOURCE, World};
 use ibid_driver::{DiskOp, FileId};
 use ibid_runtime::{Fault, PeerLoss, Role, StartRefused};
-use ibid_units::{CpId, Epoch, LogBlock, PacketNumber};
+use ibid_units::{CpId, Epoch, LogBlock, Lsn, PacketNumber};
 use ibid_wire::disk::{SUPERBLOCK_AT, SyncState};
 use ibid_wire::peer::{FrameEmitter, FrameHeader, FrameKind, SectionKind};
 
@@ -37,6 +37,8 @@ pub struct Injector {
     start_at: [u64; 2],
     /// When a node that has just started ends again.
     again_at: [Option<u64>; 2],
+    /// What counts of older epochs, as each node recorded it last.
+    agreed: [(Epoch, Lsn); 2],
     /// B1: the only node whose devices fail.
     victim: usize,
     /// A node that was asked to stop, and has not yet.
@@ -57,6 +59,7 @@ impl Injector {
             lasting: Vec::new(),
             start_at: [0; 2],
             again_at: [None; 2],
+            agreed: [(Epoch::new(0), Lsn::new(0)); 2],
             victim,
             stopping: [false; 2],
             steps: 0,
@@ -69,6 +72,7 @@ impl Injector {
         self.end_lasting(world);
         self.start_nodes(world);
         self.crash_in_recovery(world, oracle);
+        self.outage(world, oracle);
         if self.random.below(1_000_000) < u64::from(self.rate) && !self.begins.is_empty() {
             let class = self.begins[self.random.below(self.begins.len() as u64) as usize];
             self.begin(world, oracle, class);
@@ -76,6 +80,26 @@ impl Injector {
         if self.steps.is_multiple_of(LOOK_EVERY) {
             self.look(world);
         }
+    }
+
+    /// Power goes where the cable is plugged in, while the destination holds more than the source: what only the peer has is out of reach for
+    /// longer than the source may wait.
+    fn outage(&mut self, world: &mut World, oracle: &mut Oracle) {
+        let (power, cut) = (Class::PowerSource, Class::NetPartition);
+        let may = self.classes.has(power)
+            && self.classes.has(cut)
+            && self.lasting.iter().all(|lasting| lasting.class != cut)
+            && world.is_up(SOURCE)
+            && oracle.is_destination_ahead();
+        if !may || !self.random.chance(4) {
+            return;
+        }
+        self.crash(world, oracle, power, &[SOURCE], Crash::Power);
+        self.start_at[SOURCE] = world.now.get() + self.random.below(100_000_000);
+        let span = 500_000_000 + self.random.below(6_000_000_000);
+        world.trace.fault(Place::Link, cut, span / 1000);
+        self.lasting.push(Lasting { class: cut, side: SOURCE, until: world.now.get() + span });
+        world.net.borrow_mut().cut = true;
     }
 
     /// P2: in recovery, or soon after it, when nodes meet.
@@ -89,6 +113,15 @@ impl Injector {
                     _ => &[SOURCE],
                 };
                 self.crash(world, oracle, Class::CrashInRecovery, sides, Crash::Power);
+            }
+            // Just when it is recorded what counts of the log, little of what follows from that has been done.
+            let agreed = oracle.superblock(side).map(|found| (found.opened, found.agreed));
+            let agreed = agreed.unwrap_or(self.agreed[side]);
+            if agreed != self.agreed[side] {
+                self.agreed[side] = agreed;
+                if self.classes.has(Class::CrashInRecovery) && self.random.chance(150) {
+                    self.crash(world, oracle, Class::CrashInRecovery, &[side], Crash::Power);
+                }
             }
             let recovers = world.recovering[side].is_some();
             if recovers && self.classes.has(Class::CrashInRecovery) && self.random.chance(4) {

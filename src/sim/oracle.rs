@@ -15,10 +15,10 @@ use crate::model::Write;
 use crate::random::Random;
 use crate::trace::Event;
 use crate::world::superblocks;
-use crate::{DESTINATION, SOURCE, TheSource, World};
+use crate::{DESTINATION, SOURCE, TheDestination, TheSource, World};
 use ibid_driver::checksum::crc32c;
 use ibid_runtime::PeerLoss;
-use ibid_units::{CpId, Epoch, LogBlock, Span};
+use ibid_units::{CpId, Epoch, LogBlock, Lsn, Span};
 use ibid_wire::disk::{Batch, EntryKind, SEGMENTS_AT, SegmentHeader, Superblock, SyncState};
 use std::collections::BTreeMap;
 
@@ -185,6 +185,8 @@ pub struct Oracle {
     alone_at: u64,
     /// The step in which the source opened its log, and the entry it goes on after.
     opened: (u64, u64),
+    /// The newest entry that the destination holds, as it sees itself.
+    held: Lsn,
     images: Images,
 }
 
@@ -208,6 +210,7 @@ impl Oracle {
             acked: Vec::new(),
             alone_at: 0,
             opened: (0, 0),
+            held: Lsn::new(0),
             images: Images::new(world.config.seed),
         }
     }
@@ -225,6 +228,12 @@ impl Oracle {
     /// The destination's durable log goes as far as the source's.
     pub fn is_level(&self) -> bool {
         self.shadows[DESTINATION].newest >= self.shadows[SOURCE].newest
+    }
+
+    /// The destination's durable log holds entries that the source's does not.
+    pub fn is_destination_ahead(&self) -> bool {
+        let [source, destination] = &self.shadows;
+        destination.newest > source.newest
     }
 
     /// Bytes of a node's log have rotted: its image alone is not whole any more.
@@ -326,6 +335,7 @@ impl Oracle {
                 }
             }
         }
+        self.held = world.destination.as_ref().map_or(self.held, TheDestination::durable);
         if let Some(source) = self.shadows[SOURCE].superblock {
             let newest = self.shadows[SOURCE].newest.max(source.last_lsn.get());
             assert!(
@@ -361,6 +371,9 @@ impl Oracle {
                 cp.get(),
             );
         }
+        if side == DESTINATION && new.opened > old.opened && cp == old.cp {
+            self.void_is_gone(world, &new);
+        }
         if side == SOURCE && new.opened > old.opened {
             world.model.settled();
             // What was seen above, in slots of their own, is void.
@@ -394,6 +407,42 @@ impl Oracle {
             assert!(
                 peer.is_none_or(|state| state != SyncState::OutOfSync),
                 "I8: the source records that it is in sync, the destination is {peer:?}"
+            );
+        }
+    }
+
+    /// What a meeting has made void is not whole on the destination's device any more: a higher `agreed` must not bring it back.
+    fn void_is_gone(&self, world: &World, new: &Superblock) {
+        // What lies behind the gap of a torn tail is not counted, and was not held.
+        if new.state != SyncState::InSync || self.held <= new.agreed {
+            return;
+        }
+        let files = world.files[DESTINATION].borrow();
+        let mut fresh = Shadow::new(DESTINATION, &world.config);
+        for slot in 0..fresh.slots.len() {
+            fresh.read_slot(files.durable(0), slot);
+        }
+        // Where a segment of the newer epoch begins, those of older ones end whatever is agreed on later.
+        let begins = |slot: &Slot| {
+            slot.header.is_some_and(|header| {
+                header.epoch >= new.opened && header.first_lsn == new.agreed.next()
+            })
+        };
+        if fresh.slots.iter().any(begins) {
+            return;
+        }
+        for Slot { header, next_lsn, .. } in &fresh.slots {
+            // Of a segment that begins later nothing follows what counts.
+            let counts = |header: &SegmentHeader| {
+                header.segment > new.cp && header.first_lsn <= new.agreed.next()
+            };
+            let Some(header) = header.filter(counts) else { continue };
+            assert!(
+                header.epoch >= new.opened || *next_lsn <= new.agreed.get() + 1,
+                "MEET-2: void entries of segment {} up to {} are whole in the durable log of the destination, which counts those up to {}",
+                header.segment,
+                next_lsn - 1,
+                new.agreed
             );
         }
     }

@@ -31,6 +31,7 @@ impl Plan {
         let mut world = WorldConfig::calm(seed);
         world.net = net(&mut random, &classes);
         world.disk = disk(&mut random, &classes);
+        world.slower = if random.chance(300) { Some(random.below(2) as usize) } else { None };
         world.segments = 3 + random.below(3) as u32;
         world.segment_blocks = 260 + random.below(100) as u32;
         world.to_disk = true;

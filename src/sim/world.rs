@@ -11,7 +11,7 @@ use crate::net::{MemPort, Net};
 use crate::random::Random;
 use crate::stream::{MemStreams, Sockets};
 use crate::trace::{Event, Place, State, Tracer};
-use crate::{arenas, guard};
+use crate::{arenas, guard, images};
 use ibid_driver::Arena;
 use ibid_engine::sync::OutOfSync;
 use ibid_runtime::{
@@ -153,7 +153,9 @@ impl World {
             files: [Role::Source, Role::Destination].map(|role| {
                 let side = usize::from(role == Role::Destination);
                 let random = random.fork();
-                Files::new(random, config.disk, (trace.clone(), side), config.blank(role))
+                let mut disk = config.disk;
+                disk.delay.1 *= if config.slower == Some(side) { 16 } else { 1 };
+                Files::new(random, disk, (trace.clone(), side), config.blank(role))
             }),
             arenas: [arena(Role::Source), arena(Role::Destination)],
             sockets: Sockets::new(random.fork(), config.pieces),
@@ -258,6 +260,7 @@ impl World {
     fn start_recovered(&mut self, side: usize, done: Recovering) {
         let Recovering { unrecovered, map, node } = done;
         let recovered = unrecovered.finish();
+        images::nothing_void(&recovered.superblock, &recovered.log);
         let report = recovered.report;
         let found = [
             (report.blank, Event::Blank),
@@ -482,7 +485,7 @@ impl World {
 
     /// Steps until `until` holds; what ends meanwhile must be nothing.
     pub fn run_until(&mut self, what: &str, mut until: impl FnMut(&mut World) -> bool) {
-        for _ in 0..400_000 {
+        for _ in 0..4_000_000 {
             if until(self) {
                 return;
             }
@@ -527,7 +530,7 @@ impl World {
     /// Does one command on queue `at` and waits for its end.
     pub fn command(&mut self, at: usize, request: Request) -> Done {
         self.queues[at].submit(u64::MAX, request);
-        for _ in 0..400_000 {
+        for _ in 0..4_000_000 {
             let mut ended = self.step();
             if let Some((_, done)) = ended.pop() {
                 assert!(done.tag == u64::MAX && ended.is_empty(), "another command ends");

@@ -73,7 +73,7 @@ mutants! {
     VoidRecovered = "Recovery takes entries of earlier epochs above `agreed`";
     EmptyEndsLog = "Recovery ends at the first segment that is empty";
     OpenedUnmet = "The log is opened before the peer was met";
-    OpenedEarly = "The log is opened while entries that the peer gave back are not durable here";
+    FetchedUnwritten = "Entries that the peer gave back count as durable here without having been written";
     TailNotFetched = "Entries that only the peer has are not taken back";
     AgreedUnwritten = "The log is opened without a record of what of it counts";
     MapTornEmpty = "A page of the map that does not check counts as empty";

@@ -219,6 +219,11 @@ impl<P: Port, D: Disk> Destination<P, D> {
         };
         Self { port, core }
     }
+
+    /// The newest entry that it holds durably with all before it.
+    pub fn durable(&self) -> Lsn {
+        self.core.mirror.durable()
+    }
 }
 
 impl<P: Port, D: Disk> Shard for Destination<P, D> {

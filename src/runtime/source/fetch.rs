@@ -5,7 +5,7 @@
 use super::Core;
 use ibid_driver::{Class, Disk, Port};
 use ibid_engine::log::ClosedBatch;
-use ibid_units::{BLOCK_SECTORS, CpId, LogBlock, Lsn, Nanos, PacketNumber, SECTOR_BYTES};
+use ibid_units::{BLOCK_SECTORS, CpId, LogBlock, Lsn, Mutant, Nanos, PacketNumber, SECTOR_BYTES};
 use ibid_wire::disk::Batch;
 use ibid_wire::peer::{Answer, AnswerBody, AskWhat, Frame, FrameKind, HeldList, SectionKind};
 use std::collections::VecDeque;
@@ -163,7 +163,11 @@ impl<D: Disk> Core<D> {
             Ok(batch) => {
                 let batch: ClosedBatch = batch;
                 self.fetched += 1;
-                self.persist.begin(now, &self.arena, &mut self.disks, batch);
+                if Mutant::FetchedUnwritten.is_on() {
+                    self.log.durable_here(batch.last);
+                } else {
+                    self.persist.begin(now, &self.arena, &mut self.disks, batch);
+                }
                 if let Some(fetch) = &mut self.fetch {
                     fetch.index = index + 1;
                 }
