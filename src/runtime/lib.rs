@@ -3,6 +3,7 @@
 //! Not here: threads, sockets, DPDK, io_uring (drivers), configuration files (control).
 
 mod blocks;
+mod clients;
 mod destination;
 mod disks;
 mod frames;

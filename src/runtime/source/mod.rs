@@ -15,6 +15,7 @@ mod verify;
 mod writes;
 
 use crate::blocks::BlockSender;
+use crate::clients::{Clients, Serve};
 use crate::disks::{Disks, Work};
 use crate::frames::FrameBuffer;
 use crate::layout::Layout;
@@ -30,12 +31,12 @@ use crate::superblock::SuperblockWriter;
 use crate::trouble::Trouble;
 use between::Between;
 use bring::Bring;
-use clients::{CommandTable, Conn};
+use clients::CommandTable;
 use crossbeam::channel::Sender;
 use fetch::{Fetch, Piece};
 use heal::Heal;
-use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, StreamId, Streams};
-use ibid_engine::frontend::{Frontend, TargetConfig};
+use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, Streams};
+use ibid_engine::frontend::TargetConfig;
 use ibid_engine::link::{Asker, Item, Sender as LinkSender};
 use ibid_engine::log::{LogGeometry, SourceLog, SourceLogConfig};
 use ibid_engine::point::{Apply, CpList, Lister, Side};
@@ -83,8 +84,6 @@ const LATE_AFTER: Nanos = Nanos::from_millis(20);
 const RECEIVE_FRAMES: usize = 64;
 /// Zeroes and deallocations that may wait for a full log, besides one command of every queue place.
 const WAITING_EXTRA: usize = 4096;
-/// Streams that one poll of the driver may open, each of which may be refused.
-const REFUSED_STREAMS: usize = 256;
 /// How long a source sleeps that awaits nothing of its peer: clients and disks wake it, only heartbeats and the control plane wait.
 const QUIET_WAIT: Nanos = Nanos::from_millis(10);
 /// Commands for CPs that may wait.
@@ -113,12 +112,7 @@ struct Core<D> {
     now: Nanos,
 
     // Clients.
-    frontend: Frontend,
-    conns: Vec<Conn>,
-    /// No connection has a place from here on.
-    conns_used: usize,
-    /// Streams that opened in this poll and can't be taken.
-    refused_streams: Vec<StreamId>,
+    clients: Clients,
     queue_depth: usize,
     command_table: Vec<CommandTable>,
     writes: Slots<WriteSlot>,
@@ -299,10 +293,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             fault: None,
             fault_since: Nanos::ZERO,
             now: Nanos::ZERO,
-            frontend: Frontend::new(config.target),
-            conns: vec![Conn::default(); usize::from(limits.connections_max)],
-            refused_streams: Vec::with_capacity(REFUSED_STREAMS),
-            conns_used: 0,
+            clients: Clients::new(config.target),
             queue_depth: usize::from(limits.queue_depth_max),
             command_table: vec![CommandTable::default(); commands_max],
             writes: Slots::new(writes_max, WriteSlot::EMPTY),
@@ -387,34 +378,18 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
     pub fn is_alone(&self) -> bool {
         self.core.is_alone()
     }
-
-    fn poll(&mut self, now: Nanos, wait: Nanos) -> bool {
-        let Self { streams, core, .. } = self;
-        let mut any = false;
-        let mut refused = std::mem::take(&mut core.refused_streams);
-        streams.poll(wait, &mut |event| {
-            any = true;
-            refused.extend(core.stream_event(now, event));
-        });
-        for stream in refused.drain(..) {
-            streams.close(stream);
-        }
-        core.refused_streams = refused;
-        any
-    }
 }
 
 impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
     fn turn(&mut self, now: Nanos) -> bool {
-        self.core.now = now;
-        let mut busy = self.poll(now, Nanos::ZERO);
         let Self { port, streams, core } = self;
+        core.now = now;
+        let mut busy = core.poll_clients(now, Nanos::ZERO, streams);
         core.begin(now);
         busy |= core.receive_clients(now, streams);
         busy |= port.receive(RECEIVE_FRAMES, &mut |datagram| core.frame_came(now, datagram)) > 0;
         busy |= core.poll_disks(now);
-        core.frontend.tick(now);
-        core.drain_events(now);
+        core.tick_clients(now);
         busy |= core.retry_waiting(now);
         core.expire_writes(now);
         core.log.expire_late(now);
@@ -470,7 +445,8 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
     fn wait(&mut self, span: Nanos) {
         // An event noted now is handled in the turn that follows. The last turn's time will do for deadlines that begin here.
         let span = if self.core.awaits_nothing() { span.max(QUIET_WAIT) } else { span };
-        self.poll(self.core.now, span);
+        let Self { streams, core, .. } = self;
+        core.poll_clients(core.now, span, streams);
     }
 }
 
@@ -606,8 +582,9 @@ impl<D: Disk> Core<D> {
         snapshot.rx_repeated = 0;
         snapshot.rx_refused = self.rx_refused;
         snapshot.copied = self.copied;
-        let connections = self.conns.iter().filter(|conn| conn.stream.is_some()).count() as u32;
-        snapshot.target = [self.frontend.controllers_open(), connections, self.commands];
+        let clients = &self.clients;
+        snapshot.target =
+            [clients.frontend.controllers_open(), clients.connections(), self.commands];
         snapshot.take_tables(&self.volumes, &self.times);
     }
 
@@ -658,16 +635,16 @@ impl<D: Disk> Core<D> {
                 return;
             }
             self.say_goodbye(now, port);
-            self.close_all(now, streams);
+            self.close_clients(now, streams);
             self.stopped = Some(if durable.clean { Stop::Clean } else { Stop::Unclean });
         } else if now.since(since) >= self.stop_wait || self.fault.is_some() {
             self.say_goodbye(now, port);
-            self.close_all(now, streams);
+            self.close_clients(now, streams);
             self.stopped = Some(Stop::Unclean);
         } else {
             if now.since(since).get() >= self.stop_wait.get() / 2 {
                 // Whoever still owes data for a write is not waited for: it was not acknowledged.
-                self.close_all(now, streams);
+                self.close_clients(now, streams);
             }
             if self.frontend_is_quiet() {
                 self.log.seal(now);

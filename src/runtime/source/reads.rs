@@ -346,12 +346,12 @@ impl<D: Disk> Core<D> {
         volume.reads += 1;
         volume.read_bytes += slot.sectors.bytes();
         let mut pieces = slot.pieces;
-        if self.frontend.wants_data_digest(cmd) {
+        if self.clients.frontend.wants_data_digest(cmd) {
             for piece in &mut pieces[..slot.piece_count] {
                 piece.crc = Some(self.arena.crc32c(piece.span));
             }
         }
-        self.frontend.read_ready(cmd, &pieces[..slot.piece_count]);
+        self.clients.frontend.read_ready(cmd, &pieces[..slot.piece_count]);
         self.attend(cmd.conn());
     }
 

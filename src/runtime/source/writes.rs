@@ -166,7 +166,7 @@ impl<D: Disk> Core<D> {
         if kind == EntryKind::Write {
             let span = self.payload(&placement);
             if let Some(cmd) = cmd {
-                self.frontend.place_write(cmd, span);
+                self.clients.frontend.place_write(cmd, span);
                 self.attend(cmd.conn());
             }
         } else {
@@ -197,7 +197,7 @@ impl<D: Disk> Core<D> {
         }
         let crc = digest.map(|_| self.arena.crc32c(span));
         if crc != digest {
-            self.frontend.digest_is_wrong(cmd);
+            self.clients.frontend.digest_is_wrong(cmd);
             self.attend(cmd.conn());
             self.forget_write(now, place);
             return;
@@ -403,7 +403,7 @@ impl<D: Disk> Core<D> {
             }
             self.set_aside(place);
             if let Some(run) = self.writes.get(place).aside {
-                self.frontend.move_write(cmd, aside_payload(run, &placement));
+                self.clients.frontend.move_write(cmd, aside_payload(run, &placement));
             } else if now.since(self.held_since) >= HELD_MAX {
                 self.complete(cmd, Status::COMMAND_INTERRUPTED);
                 self.forget_write(now, place);
