@@ -7,6 +7,9 @@
 
 #[macro_use]
 mod layout;
+mod auth;
+#[cfg(test)]
+mod auth_tests;
 mod command;
 mod digest;
 mod fabrics;
@@ -16,6 +19,11 @@ mod params;
 mod pdu;
 mod status;
 
+pub use auth::{
+    AUTH_BYTES_MAX, AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, BadMessage,
+    CONNECT_AUTH_REQUIRED, CONNECT_SECURE_CHANNEL_REQUIRED, DH_BYTES_MAX, DhGroup, HASH_BYTES_MAX,
+    ID_LIST_MAX, SECP_NVME, SPSP_AUTH,
+};
 pub use command::{Cqe, Sgl, Sqe, opcode, psdt, sgl_kind};
 pub use digest::{Crc32c, crc32c};
 pub use fabrics::{

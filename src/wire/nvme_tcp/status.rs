@@ -54,6 +54,7 @@ statuses! {
     /// (A command-specific code: with Dataset Management, 83h is the size limit.)
     COMMAND_SIZE_LIMIT = 1/0x83, never, "command size limit exceeded";
     CONNECT_INVALID_HOST = 1/0x84, never, "connect: invalid host";
+    AUTHENTICATION_REQUIRED = 1/0x91, never, "authentication required";
     WRITE_FAULT = 2/0x80, retry, "write fault";
     UNRECOVERED_READ_ERROR = 2/0x81, never, "unrecovered read error";
     ANA_INACCESSIBLE = 3/0x02, retry, "asymmetric access inaccessible";
