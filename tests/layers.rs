@@ -12,7 +12,21 @@ use serde_json::Value;
 const PERMITTED: &[(&str, &[&str])] = &[
     ("ibid-units", &[]),
     ("ibid-wire", &["ibid-units", "crc", "sha2", "thiserror"]),
-    ("ibid-engine", &["ibid-units", "ibid-wire", "thiserror"]),
+    (
+        "ibid-chap",
+        &[
+            "ibid-wire",
+            "base64ct",
+            "crc",
+            "crypto-bigint",
+            "hmac",
+            "sha2",
+            "subtle",
+            "thiserror",
+            "zeroize",
+        ],
+    ),
+    ("ibid-engine", &["ibid-units", "ibid-wire", "ibid-chap", "thiserror"]),
     ("ibid-driver", &["ibid-units", "core_affinity", "crc-fast", "io-uring", "libc", "thiserror"]),
     ("ibid-dpdk-sys", &[]),
     ("ibid-dpdk", &["ibid-units", "ibid-driver", "ibid-dpdk-sys", "smoltcp", "libc", "thiserror"]),
@@ -29,7 +43,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
         ],
     ),
     ("ibid-control", &["ibid-units", "serde", "serde_json", "toml", "thiserror"]),
-    ("ibid-client", &["ibid-units", "ibid-wire", "crc-fast", "libc", "thiserror"]),
+    ("ibid-client", &["ibid-units", "ibid-wire", "ibid-chap", "crc-fast", "libc", "thiserror"]),
     // The simulator runs the shards over drivers of its own: no DPDK, no sockets, no files.
     (
         "ibid-sim",
@@ -48,6 +62,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
             "ibid-runtime",
             "ibid-control",
             "ibid-client",
+            "ibid-chap",
             "anyhow",
             "clap",
             "crossbeam",
@@ -64,7 +79,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that no operating system and no unsafe block may enter.
-const PURE: &[&str] = &["units", "wire", "engine"];
+const PURE: &[&str] = &["units", "wire", "chap", "engine"];
 
 /// Crates without an unsafe block, though with std.
 const SAFE: &[&str] = &["control"];
