@@ -215,6 +215,7 @@ fn faults(role: config::Role, snapshot: &Snapshot) -> Vec<FaultStatus> {
         Fault::Log(code) => stopped(FaultSubject::Log, Some(code)),
         Fault::Peer => stopped(FaultSubject::Peer, None),
         Fault::Chain => stopped(FaultSubject::Chain, None),
+        Fault::Memory => stopped(FaultSubject::Memory, None),
     });
     let retried = snapshot.volume_retry.map(|(code, since, count)| {
         FaultStatus::transient(FaultSubject::Volume, code, since.get() / NANOS_PER_S, count)

@@ -49,7 +49,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
         "ibid-sim",
         &["ibid-units", "ibid-wire", "ibid-engine", "ibid-driver", "ibid-runtime", "crossbeam"],
     ),
-    ("ibid-xtask", &["ibid-sim", "clap"]),
+    ("ibid-xtask", &["ibid-sim", "clap", "mimalloc"]),
     // The appliance puts the crates together. It has no business in `dpdk-sys`.
     (
         "ibid",

@@ -28,6 +28,8 @@ pub(crate) enum Work {
     Bring { page: u32 },
     /// A page of the log, read again because memory no longer holds what came.
     Heal,
+    /// Another one, before it is sent again.
+    Mend,
     /// The first batch of a tail that is dropped, overwritten …
     Erase,
     /// … and the flush after it.
@@ -56,6 +58,7 @@ impl Work {
             Work::Erase => (12, 0),
             Work::EraseFlush => (13, 0),
             Work::Between => (14, 0),
+            Work::Mend => (15, 0),
         };
         kind << 32 | value as u64
     }
@@ -78,6 +81,7 @@ impl Work {
             12 => Work::Erase,
             13 => Work::EraseFlush,
             14 => Work::Between,
+            15 => Work::Mend,
             other => panic!("a disk gave token kind {other}, which nobody submitted"),
         }
     }

@@ -35,6 +35,11 @@ pub(crate) struct Persist {
 }
 
 impl Persist {
+    /// Whether the log is on a device, too.
+    pub(crate) const fn is_to_disk(&self) -> bool {
+        self.to_disk
+    }
+
     pub(crate) fn new(geometry: LogGeometry, to_disk: bool) -> Self {
         Self {
             geometry,

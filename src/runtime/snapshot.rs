@@ -110,6 +110,8 @@ pub enum Fault {
     Peer,
     /// After a CP the chain digests of the two nodes differ.
     Chain,
+    /// A page of the log is no longer what came, on the log device either, and the peer never had it.
+    Memory,
 }
 
 /// Consistency points, summed up.
@@ -192,7 +194,7 @@ pub struct Snapshot {
     pub reads_from_peer: u64,
     /// Blocks of this node's volumes that were written again with the peer's bytes.
     pub rewritten: u64,
-    /// Pages of the log that were healed before a consistency point wrote them.
+    /// Pages of the log that were healed before a consistency point wrote them, or before they were sent again.
     pub healed: u64,
     /// What recovery found.
     pub recovery: Option<RecoveryReport>,

@@ -180,6 +180,7 @@ impl Injector {
                 Some(fault @ (Fault::Peer | Fault::Chain)) => {
                     panic!("I13: side {side} finds that its peer contradicts itself: {fault:?}")
                 }
+                Some(Fault::Memory) => panic!("B6: side {side} has lost a page of its log"),
                 // B4. Not while the device still fails.
                 Some(Fault::Log(_)) => {
                     let failing = self.lasting.iter().any(|lasting| is_of_disk(lasting.class));

@@ -252,14 +252,12 @@ impl Oracle {
         self.changed.clear();
     }
 
-    /// A page of the log, as bytes of the arena, that both nodes hold durably and that no CP of `side` has drained.
+    /// A page of the log, as bytes of the arena, that `side` holds durably and that no CP of its has drained.
     pub fn safe_page(&self, world: &World, side: usize, random: &mut Random) -> Option<Span> {
         let cp = self.shadows[side].cp();
-        let slots = self.shadows.iter().map(|shadow| &shadow.slots).collect::<Vec<_>>();
-        let at = random.below(slots[0].len() as u64) as usize;
-        let (one, two) = (slots[0][at], slots[1][at]);
-        let header = one.header.filter(|_| one.header == two.header)?;
-        let batches = one.index.min(two.index);
+        let at = random.below(self.shadows[side].slots.len() as u64) as usize;
+        let own = self.shadows[side].slots[at];
+        let (header, batches) = (own.header?, own.index);
         // What the next CP writes may have been checked already, and wait for the device.
         if header.segment.get() <= cp + 1 || batches == 0 {
             return None;

@@ -26,7 +26,7 @@ pub struct Plan {
 impl Plan {
     pub fn from_seed(seed: u64) -> Plan {
         let mut random = Random::new(seed ^ 0x5EED_0F1B_1D00_0001);
-        let mut classes = classes(&mut random);
+        let classes = classes(&mut random);
         let volumes = volumes(&mut random);
         let mut world = WorldConfig::calm(seed);
         world.net = net(&mut random, &classes);
@@ -80,11 +80,6 @@ impl Plan {
         }
         if random.chance(150) {
             world.allocated_there = runs(&mut random, &volumes);
-        }
-        if classes.has(Class::MemoryFlip) {
-            // B6: a destination that is told to drop its log, or has another disk, needs the page again.
-            world.peer_loss = PeerLoss::Stall;
-            classes.set(Class::DiskReplaced, false);
         }
         world.volumes = volumes;
         let rate = [200, 1000, 3000, 10_000][random.below(4) as usize];

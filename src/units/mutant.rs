@@ -57,6 +57,7 @@ mutants! {
     RetryFlushesOnly = "After a failed flush of a volume the flush is repeated, not the writes before it";
     ReadGateOpen = "A CP writes into volumes under reads that began before it";
     RottenApplied = "A CP writes pages from memory without looking whether they are what came";
+    RottenResent = "A page of the log is sent again without looking whether it is what came";
     LastRunDropped = "The list of a CP lacks its last run";
     SectorDropped = "The list of a CP lacks the last sector of each block";
     ZeroesIgnored = "Zeroes of a CP are not written to the volumes";

@@ -9,6 +9,9 @@ use ibid_sim::runner::{Order, Summary, attempt, run_all};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Work on ibid itself")]
 struct Arguments {

@@ -20,6 +20,8 @@ pub enum FaultSubject {
     Peer,
     /// The chain digests of the nodes differ after a consistency point.
     Chain,
+    /// A page of the log in memory.
+    Memory,
 }
 
 /// A fault.
@@ -47,6 +49,7 @@ impl FaultStatus {
             FaultSubject::Volume => "a volume fails, and the log keeps what it lacks",
             FaultSubject::Peer => "the peer's frames contradict themselves",
             FaultSubject::Chain => "the chain digests differ",
+            FaultSubject::Memory => "a page of the log is not what came",
         };
         let line = format!(
             "{what} ({}), {count} times in {}: trying again",
@@ -63,6 +66,9 @@ impl FaultStatus {
             FaultSubject::Volume => "a volume failed, and the log keeps what it lacks",
             FaultSubject::Peer => "the peer's log contradicts itself",
             FaultSubject::Chain => "the two nodes' chain digests differ after a consistency point",
+            FaultSubject::Memory => {
+                "a page of the log changed in memory, and neither the log device nor the peer has it as it came"
+            }
         };
         let then = match role {
             Role::Source => "no write is acknowledged any more; what was acknowledged is safe",

@@ -307,6 +307,7 @@ impl<D: Disk> Core<D> {
                 | Work::Read { .. }
                 | Work::Bring { .. }
                 | Work::Heal
+                | Work::Mend
                 | Work::Between => {}
             }
         }
@@ -344,6 +345,7 @@ impl<D: Disk> Core<D> {
             | Work::MapFlush
             | Work::Bring { .. }
             | Work::Heal
+            | Work::Mend
             | Work::Between => panic!("a destination does nothing of the kind: {work:?}"),
         }
     }

@@ -6,6 +6,7 @@ mod bring;
 mod clients;
 mod fetch;
 mod heal;
+mod mend;
 mod peer;
 mod point;
 mod reads;
@@ -45,6 +46,7 @@ use ibid_engine::volume::ReadGate;
 use ibid_units::{CpId, Epoch, Lsn, Mutant, Nanos, VolumeId};
 use ibid_wire::disk::{self, ENTRY_PAGES_MAX};
 use ibid_wire::peer::{ChainDigest, CpOpen, HelloRefusal};
+use mend::Mend;
 use peer::Peer;
 use point::CpPhase;
 use reads::{ReadSlot, Scatter};
@@ -177,6 +179,7 @@ struct Core<D> {
     /// What the running CP brings leaves the map when the peer has it.
     settles: bool,
     heal: Heal,
+    mend: Mend,
     /// What volumes hold, as recent CPs wrote it.
     recent: RecentSums,
     /// The volume of the records that the list ends with.
@@ -345,6 +348,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             bring: Bring::default(),
             settles: true,
             heal: Heal::new(),
+            mend: Mend::default(),
             recent: RecentSums::default(),
             list_volume: VolumeId::new(0),
             between: Between::new(layout.answers, commands_max),
@@ -398,6 +402,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         busy |= core.fetch_turn(now);
         busy |= core.between_turn(now);
         busy |= core.point_turn(now);
+        busy |= core.mend_turn(now);
         busy |= core.pump_link(now, port);
         // A batch that became durable may complete writes, whose answers leave in this same turn.
         busy |= core.commit(now);
@@ -492,6 +497,7 @@ impl<D: Disk> Core<D> {
             match work {
                 Work::Read { .. }
                 | Work::Heal
+                | Work::Mend
                 | Work::Bring { .. }
                 | Work::Between
                 | Work::Erase
@@ -532,6 +538,7 @@ impl<D: Disk> Core<D> {
             Work::Superblock | Work::SuperblockFlush | Work::MapWrite { .. } | Work::MapFlush => {}
             Work::Bring { page } => self.brought(now, page, result),
             Work::Heal => self.reread(now, result.is_ok()),
+            Work::Mend => self.mended(now, result.is_ok()),
             Work::Between => self.between.disk_done(result.is_ok()),
             Work::Erase | Work::EraseFlush => panic!("a source drops nothing: {work:?}"),
             Work::Block { page } => panic!("a source stages no blocks, page {page}"),
@@ -556,7 +563,7 @@ impl<D: Disk> Core<D> {
         snapshot.alone = self.sync.alone_since.map(|since| now.since(since));
         snapshot.expired = self.sync.expired;
         snapshot.fetched = self.fetched;
-        snapshot.healed = self.heal.healed;
+        snapshot.healed = self.heal.healed + self.mend.mended;
         snapshot.reads_from_peer = self.between.reads_from_peer;
         snapshot.rewritten = self.between.rewritten;
         snapshot.recovery = Some(self.recovery);

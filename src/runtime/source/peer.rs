@@ -40,6 +40,10 @@ pub(super) struct Peer {
     control_number: u64,
     /// The next batch to be sent: (segment, index).
     pub(super) cursor: (CpId, u32),
+    /// Batches before this one were put on the link already, in this session or an earlier one.
+    pub(super) sent: (CpId, u32),
+    /// The batch that is under way is one of those.
+    pub(super) sends_again: bool,
     /// Entries up to here were durable there when the session began.
     pub(super) resume: Lsn,
     /// The newest CP that it has recorded, as it said in this session.
@@ -69,6 +73,8 @@ impl Peer {
             report: None,
             control_number: 0,
             cursor: (CpId::new(0), 0),
+            sent: (CpId::new(0), 0),
+            sends_again: false,
             resume: Lsn::new(0),
             cp: CpId::new(0),
             met: None,

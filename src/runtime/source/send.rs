@@ -5,7 +5,7 @@ use ibid_driver::{Class, Disk, Port};
 use ibid_engine::link::{ITEMS_MAX, Item, ItemKind};
 use ibid_engine::log::ClosedBatch;
 use ibid_engine::point::PayloadAt;
-use ibid_units::{CpId, LogBlock, Lsn, Nanos, SECTOR_BYTES, Span};
+use ibid_units::{CpId, LogBlock, Lsn, Mutant, Nanos, SECTOR_BYTES, Span};
 use ibid_wire::disk::{BATCH_HEADER_BYTES, Batch, ENTRY_BYTES, SEGMENT_HEADER_BYTES};
 use ibid_wire::peer::{FrameKind, RECORD_BYTES, Section, SectionKind};
 
@@ -35,13 +35,13 @@ impl<D: Disk> Core<D> {
             self.peer.ping = !self.send_bare(now, port, SectionKind::Ping, ping);
             return !self.peer.ping;
         }
-        if !self.link.may_send() {
+        if !self.link.may_send() || self.mend.is_busy() {
             return false;
         }
-        let Some(first) = self.next_item() else { return false };
+        let Some((first, again)) = self.next_item() else { return false };
         match first.kind {
             ItemKind::LogStructure | ItemKind::LogPage { .. } | ItemKind::CpBlock { .. } => {
-                self.send_spans(now, port, first)
+                self.send_spans(now, port, first, again)
             }
             ItemKind::CpOpen | ItemKind::CpList => self.send_list(now, port, first),
             ItemKind::Ping => self.send_bare(now, port, SectionKind::Ping, first),
@@ -49,17 +49,22 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn next_item(&mut self) -> Option<Item> {
-        if let Some(item) = self.link.pop_again() {
+    /// The next item, and whether it has been on the link before.
+    fn next_item(&mut self) -> Option<(Item, bool)> {
+        if let Some(item) = self.next_log_item() {
             return Some(item);
         }
         if self.outgoing.is_empty() {
             self.load_batch();
         }
-        if let Some(item) = self.outgoing.pop_front() {
-            return Some(item);
-        }
-        self.next_cp_item()
+        self.next_log_item().or_else(|| self.next_cp_item().map(|item| (item, false)))
+    }
+
+    /// The same, of what was lost and of the batch that is under way.
+    fn next_log_item(&mut self) -> Option<(Item, bool)> {
+        let again = self.peer.sends_again;
+        let lost = self.link.pop_again().map(|item| (item, true));
+        lost.or_else(|| self.outgoing.pop_front().map(|item| (item, again)))
     }
 
     /// Queues the items of the batch the cursor stands at, if the log has closed it.
@@ -89,6 +94,8 @@ impl<D: Disk> Core<D> {
             self.peer.cursor = (segment, index);
         }
         self.peer.cursor = (segment, index + 1);
+        self.peer.sends_again = self.peer.cursor <= self.peer.sent;
+        self.peer.sent = self.peer.sent.max(self.peer.cursor);
         let block = self.geometry.batch_block(index);
         let batch = ClosedBatch { segment, block, with_header: index == 0, last: Lsn::new(0) };
         self.queue_batch(&batch);
@@ -254,14 +261,14 @@ impl<D: Disk> Core<D> {
     }
 
     /// A frame of spans that begins with `first` and takes as many of its kind as fit.
-    fn send_spans<P: Port>(&mut self, now: Nanos, port: &mut P, first: Item) -> bool {
+    fn send_spans<P: Port>(&mut self, now: Nanos, port: &mut P, first: Item, again: bool) -> bool {
         let is_block = matches!(first.kind, ItemKind::CpBlock { .. });
         let class = if is_block { Class::Cp } else { Class::Log };
         let mut items = [first; ITEMS_MAX];
         let mut count = 0;
         self.frame.clear();
-        let mut next = Some(first);
-        while let Some(item) = next {
+        let mut next = Some((first, again));
+        while let Some((item, again)) = next {
             let same = match item.kind {
                 ItemKind::CpBlock { .. } => is_block,
                 ItemKind::LogStructure | ItemKind::LogPage { .. } => !is_block,
@@ -274,6 +281,11 @@ impl<D: Disk> Core<D> {
                 if count == 0 {
                     return false;
                 }
+                break;
+            }
+            if same && again && self.is_rotten(&item) {
+                self.mend(now, item.segment, item.place);
+                self.link.push_again(item);
                 break;
             }
             if same {
@@ -290,17 +302,23 @@ impl<D: Disk> Core<D> {
                 break;
             }
             // Only one batch's items are mixed in a frame, so that the next batch can still grow.
-            next = self
-                .link
-                .pop_again()
-                .or_else(|| self.outgoing.pop_front())
-                .or_else(|| if is_block { self.next_cp_item() } else { None });
+            next = self.next_log_item().or_else(|| {
+                if is_block { self.next_cp_item().map(|item| (item, false)) } else { None }
+            });
         }
         if count == 0 {
-            // Everything looked at was out of date.
+            // Everything looked at was out of date, or is to be mended first.
             return true;
         }
         self.finish(now, port, class, &items[..count])
+    }
+
+    /// Whether memory no longer holds what came of a page of the log (MEND-1).
+    fn is_rotten(&self, item: &Item) -> bool {
+        matches!(item.kind, ItemKind::LogPage { .. })
+            && self.log.retains(item.segment)
+            && !Mutant::RottenResent.is_on()
+            && self.log.pages.sound(item.segment, item.place, 1, &self.memory) == 0
     }
 
     /// The page of the log that a CP's block comes from, where memory no longer holds what came (HEAL-1).

@@ -98,6 +98,7 @@ impl Operator {
                 world.trace.note(Place::Operator, "restarts side", side as u64);
                 world.crash(side, Crash::Kill);
             }
+            Some(Fault::Memory) => panic!("side {side} has lost a page of its log"),
             Some(fault @ (Fault::Peer | Fault::Chain)) => {
                 panic!("I13: side {side} finds that its peer contradicts itself: {fault:?}")
             }

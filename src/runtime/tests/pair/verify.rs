@@ -3,7 +3,7 @@
 
 use crate::{WRITES, do_read, do_write, write};
 use ibid_driver::{DiskOp, FileId};
-use ibid_runtime::{PeerLoss, PeerState, Reply, SyncState, VerifyProgress, VerifyState};
+use ibid_runtime::{Fault, PeerLoss, PeerState, Reply, SyncState, VerifyProgress, VerifyState};
 use ibid_sim::disk::Fail;
 use ibid_sim::guard;
 use ibid_sim::host::{Op, Request};
@@ -11,7 +11,8 @@ use ibid_sim::load::{Load, LoadConfig};
 use ibid_sim::{Crash, DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
-use std::cell::RefCell;
+use ibid_wire::peer::{Frame, SectionKind};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -501,6 +502,68 @@ fn a_page_of_the_log_that_rots_in_memory_is_never_read() {
         world.run_until("the CP that heals", |world| world.snapshot(SOURCE).cp_sum.count > cps);
         assert_eq!(world.snapshot(SOURCE).cp_sum.count, cps + 1);
         assert!(world.snapshot(SOURCE).segments[2] <= 1, "no log is sealed for nothing");
+        world.stop();
+    }
+}
+
+/// MEND-1. A bit of the log's memory flips before the peer has the page: what it gets is what came, from the log device; where that has rotted
+/// as well the source stops, without having acknowledged the write, and goes on without it when it is started again.
+#[test]
+fn a_page_of_the_log_that_rots_before_the_peer_has_it_is_mended_or_a_fault() {
+    for (seed, both) in [(96, false), (97, true)] {
+        let calm = WorldConfig::calm(seed);
+        let mut world = written(WorldConfig { cp_interval: Nanos::from_millis(1_000_000), ..calm });
+        let holding = Rc::new(Cell::new(true));
+        let holds = holding.clone();
+        world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+            let is_log = Frame::parse(datagram).is_ok_and(|frame| {
+                frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
+            });
+            if side == DESTINATION && holds.get() && is_log {
+                datagram[0] ^= 1;
+            }
+        }));
+        let (number, request) = write(&mut world, 80, 24);
+        let lsn = world.snapshot(SOURCE).lsn.next();
+        world.queues[1].submit(1, request);
+        world.run_until("the write to be durable here", |world| {
+            world.snapshot(SOURCE).lsn_durable >= lsn
+        });
+        let page = world.model.content(number).2[4096..8192].to_vec();
+        let arena = world.arenas[SOURCE].clone();
+        let at = (0..arena.len() as u64 / 4096)
+            .map(|n| Span::new(n * 4096, 4096))
+            .find(|span| *arena.bytes(*span) == page[..])
+            .expect("the page is in memory");
+        arena.with_mut(at, |bytes| bytes[100] ^= 4);
+        if both {
+            let log = world.files[SOURCE].borrow().live(0).to_vec();
+            let on_disk = log.chunks_exact(4096).position(|bytes| bytes == page);
+            let on_disk = on_disk.expect("the page is on the log device") * 4096;
+            world.files[SOURCE].borrow_mut().rot(0, on_disk, 4096, |bytes| bytes[9] ^= 1);
+        }
+        holding.set(false);
+        if both {
+            world.run_until("the source to stop", |world| {
+                world.snapshot(SOURCE).fault == Some(Fault::Memory)
+            });
+            assert_eq!(world.queues[1].outstanding(), 1, "the write is not acknowledged");
+            world.crash(SOURCE, Crash::Kill);
+            world.queues.clear();
+            world.start_source();
+            world.await_start();
+            world.wait_connected();
+            world.connect();
+        } else {
+            let ended = (0..1_000_000).find_map(|_| world.step().pop());
+            assert!(ended.is_some_and(|(_, done)| done.status.is_success()));
+            world.model.end_write(number);
+            assert_eq!(world.snapshot(SOURCE).healed, 1);
+        }
+        do_write(&mut world, 200, 8);
+        do_read(&mut world, 80, 24);
+        world.cp();
+        assert_eq!(world.snapshot(SOURCE).fault, None);
         world.stop();
     }
 }
