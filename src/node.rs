@@ -15,8 +15,8 @@ use ibid_control::status::{
 use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
-    Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize, TcpStreams,
-    UringDisk,
+    ACCEPTS_MAX, Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize,
+    TcpStreams, UringDisk,
 };
 use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{
@@ -384,7 +384,9 @@ type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
 /// The target's listener. Its disk wakes it too.
 fn listen(config: &Config, parts: &Parts) -> anyhow::Result<TcpStreams> {
     let Some(target) = &config.target else { bail!("a source has a [target]") };
-    let mut streams = TcpStreams::listen(target.listen, parts.arena.clone(), CONNECTIONS_MAX)
+    // A newcomer is accepted before the connection that it replaces is closed.
+    let connections_max = CONNECTIONS_MAX + ACCEPTS_MAX as u16;
+    let mut streams = TcpStreams::listen(target.listen, parts.arena.clone(), connections_max)
         .with_context(|| format!("target.listen = {}", target.listen))?;
     if let Some(descriptor) = parts.found.recovered.disk.descriptor() {
         streams.watch(descriptor).context("epoll")?;
@@ -421,6 +423,8 @@ fn make_source(
         namespaces,
         limits: Limits {
             connections_max: CONNECTIONS_MAX,
+            connections_per_address: target.connections_per_address,
+            connections_per_host: target.connections_per_host,
             controllers_max: CONTROLLERS_MAX,
             io_queues_max: target.io_queues,
             queue_depth_max: target.queue_depth,

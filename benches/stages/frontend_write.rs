@@ -77,7 +77,10 @@ impl Target {
     }
 
     fn open(&mut self) -> ConnId {
-        let conn = self.frontend.open(NOW).expect("room for a connection");
+        let conn = self
+            .frontend
+            .open(NOW, std::net::Ipv4Addr::LOCALHOST.into())
+            .expect("room for a connection");
         let mut bytes = vec![0; IC_BYTES];
         IcReq { pfv: 0, hpda: 0, dgst: 0, maxr2t: 0 }.emit(&mut bytes);
         CommonHeader::plain(PduKind::IcReq).emit(&mut bytes);

@@ -305,6 +305,8 @@ fn node_config(
             hosts: Hosts::Any,
             queue_depth: 128,
             io_queues: 16,
+            connections_per_address: 128,
+            connections_per_host: 128,
         }),
         volumes: vec![Volume {
             name: "demo".to_owned(),

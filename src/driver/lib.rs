@@ -18,10 +18,11 @@ pub use clock::MonotonicClock;
 pub use extents::EXTENTS_MAX;
 pub use file::{DiskFile, FileWarning, OpenError, OpenOptions};
 pub use memory::{HugeRefused, HugeReserve};
-pub use tcp::{SEND_PIECES_MAX, TcpStreams};
+pub use tcp::{ACCEPTS_MAX, SEND_PIECES_MAX, TcpStreams};
 pub use uring::{DEPTH_MAX, UringDisk, UringError, UringWarning};
 
 use ibid_units::{Nanos, Span};
+use std::net::IpAddr;
 
 /// Monotonic time, read once per turn of a shard.
 pub trait Clock {
@@ -171,8 +172,8 @@ pub enum StreamStop {
 /// What happened to a stream since the last poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
-    /// A client connected; the stream may be read and written from now on.
-    Opened(StreamId),
+    /// A client connected from this address; the stream may be read and written from now on.
+    Opened(StreamId, IpAddr),
     /// Bytes may be waiting (or the end): receive until `WouldBlock`.
     Readable(StreamId),
     /// The other side sends no more (or the connection broke): the end stands behind what is still to be received. Told

@@ -3,7 +3,8 @@
 //! system call each. Knows no protocol. Also waits for other descriptors (a disk's), so that an idle shard needs one wait.
 //!
 //! TCP-1  At most `connections_max` connections are open; one more is accepted and closed at once, so that its client
-//!        learns it now and the listener's queue can't fill with it.
+//!        learns it now and the listener's queue can't fill with it. (Whoever closes old ones for new ones needs
+//!        [`ACCEPTS_MAX`] more than it keeps.)
 //! TCP-2  An event belongs to the connection that has the id now: a closed socket has left epoll before its id is reused,
 //!        and ids change hands only between polls or by an accept, which is shown before anything of that connection.
 
@@ -22,7 +23,10 @@ pub const SEND_PIECES_MAX: usize = 64;
 /// Events taken in one poll; the rest waits in epoll.
 const EVENTS_MAX: usize = 64;
 /// Connections accepted in one poll, so that a storm of them doesn't hold up those that are there.
-const ACCEPTS_MAX: usize = 16;
+pub const ACCEPTS_MAX: usize = 16;
+/// How long sent bytes may stay unacknowledged, or wait for a window that stays closed, before the kernel gives a connection up: the
+/// other side is gone. As long as the target waits for a host that takes nothing.
+const USER_TIMEOUT_MS: u32 = 30_000;
 /// Unread bytes thrown away at a close, as many system calls of 64 KiB: see [`TcpStreams::close`].
 const DISCARDS_MAX: usize = 16;
 const DISCARD_BYTES: usize = 64 << 10;
@@ -120,9 +124,9 @@ impl TcpStreams {
     fn accept(&mut self, listener: usize, sink: &mut dyn FnMut(StreamEvent)) {
         for _ in 0..ACCEPTS_MAX {
             match self.listeners[listener].accept() {
-                Ok((socket, _)) => {
+                Ok((socket, from)) => {
                     if let Some(id) = self.admit(socket) {
-                        sink(StreamEvent::Opened(id));
+                        sink(StreamEvent::Opened(id, from.ip()));
                     } else {
                         self.refused_count += 1;
                     }
@@ -150,6 +154,7 @@ impl TcpStreams {
         socket.set_nonblocking(true).ok()?;
         // A reply's last segment must not wait for the acknowledgement of the one before (Nagle).
         socket.set_nodelay(true).ok()?;
+        set_user_timeout(&socket).ok()?;
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         self.add(socket.as_raw_fd(), events, STREAM | u64::from(index)).ok()?;
         self.free.pop();
@@ -283,6 +288,22 @@ impl Streams for TcpStreams {
             }
         }
     }
+}
+
+/// TCP_USER_TIMEOUT (tcp(7)).
+fn set_user_timeout(socket: &TcpStream) -> io::Result<()> {
+    let value = USER_TIMEOUT_MS;
+    // SAFETY: the socket is open, and the kernel reads an integer of the length that is given at the address of ours.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_USER_TIMEOUT,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Why a system call on a socket moved nothing. EINTR doesn't happen to non-blocking sockets; it would close the connection.

@@ -31,7 +31,7 @@ fn connect(streams: &mut TcpStreams, address: SocketAddr) -> (TcpStream, StreamI
     let mut opened = None;
     while opened.is_none() {
         streams.poll(MS, &mut |event| {
-            if let StreamEvent::Opened(id) = event {
+            if let StreamEvent::Opened(id, _) = event {
                 opened = Some(id);
             }
         });

@@ -8,6 +8,7 @@ use ibid_engine::frontend::{
 };
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::Status;
+use std::net::IpAddr;
 
 /// Receive calls for one connection in one turn, so that a busy one starves nobody.
 const RECEIVES_PER_TURN: usize = 32;
@@ -97,14 +98,16 @@ pub(crate) trait Serve {
         any
     }
 
-    /// Something happened to a stream. A stream that can't be taken is given back to be closed.
+    /// Something happened to a stream. A stream that can't be taken, or has to go, is given back to be closed.
     fn stream_event(&mut self, now: Nanos, event: StreamEvent) -> Option<StreamId> {
         match event {
-            StreamEvent::Opened(stream) => {
-                let takes = self.takes_clients();
+            StreamEvent::Opened(stream, from) => {
+                if !self.takes_clients() {
+                    return Some(stream);
+                }
+                let evicted = self.make_room(now, from);
                 let clients = self.clients();
-                let id = if takes { clients.frontend.open(now) } else { None };
-                let Some(id) = id else { return Some(stream) };
+                let Some(id) = clients.frontend.open(now, from) else { return Some(stream) };
                 clients.conns[id.index()] = Conn {
                     id: Some(id),
                     stream: Some(stream),
@@ -115,6 +118,7 @@ pub(crate) trait Serve {
                 };
                 clients.used = clients.used.max(id.index() + 1);
                 self.drain_events(now);
+                return evicted;
             }
             StreamEvent::Readable(stream) => {
                 if let Some(conn) = self.clients().conn_of(stream) {
@@ -137,6 +141,16 @@ pub(crate) trait Serve {
         None
     }
 
+    /// Ends the connection that is in the way of one more from this address; its stream is given back to be closed.
+    fn make_room(&mut self, now: Nanos, from: IpAddr) -> Option<StreamId> {
+        let clients = self.clients();
+        let victim = clients.frontend.in_the_way(from)?;
+        let conn = std::mem::take(&mut clients.conns[victim.index()]);
+        clients.frontend.closed(now, victim);
+        self.drain_events(now);
+        conn.stream
+    }
+
     /// Receives from every connection that has something, straight into where the target wants it.
     fn receive_clients<S: Streams>(&mut self, now: Nanos, streams: &mut S) -> bool {
         let mut any = false;
@@ -148,7 +162,15 @@ pub(crate) trait Serve {
                 else {
                     break;
                 };
+                let ended = clients.conns[at].ended;
                 let (asked, got) = match clients.frontend.receive_plan(id) {
+                    // Its host is gone, and may be back on another connection: what it left behind must not come after what it
+                    // sends there (I16).
+                    ReceivePlan::Blocked if ended => {
+                        any = true;
+                        self.close_client(now, at, streams);
+                        break;
+                    }
                     // What is in the socket is still there when the plan becomes one that receives.
                     ReceivePlan::Blocked | ReceivePlan::Closing => break,
                     ReceivePlan::Receive { payload, head } => {
@@ -186,9 +208,8 @@ pub(crate) trait Serve {
         for at in 0..self.clients().used {
             for _ in 0..SENDS_PER_TURN {
                 let clients = self.clients();
-                let Conn {
-                    id: Some(id), stream: Some(stream), writable: true, attend: true, ..
-                } = clients.conns[at]
+                let Conn { id: Some(id), stream: Some(stream), writable, attend: true, .. } =
+                    clients.conns[at]
                 else {
                     break;
                 };
@@ -199,6 +220,11 @@ pub(crate) trait Serve {
                     if matches!(clients.frontend.receive_plan(id), ReceivePlan::Closing) {
                         self.close_client(now, at, streams);
                     }
+                    break;
+                }
+                if !writable {
+                    // Told when there is room again.
+                    clients.conns[at].attend = false;
                     break;
                 }
                 any = true;

@@ -138,6 +138,8 @@ impl WorldConfig {
             namespaces: self.volumes.iter().enumerate().map(namespace).collect(),
             limits: Limits {
                 connections_max: 8,
+                connections_per_address: 8,
+                connections_per_host: 8,
                 controllers_max: 4,
                 io_queues_max: 4,
                 queue_depth_max: 64,

@@ -8,6 +8,7 @@ use ibid_driver::{Arena, Piece, StreamEvent, StreamId, StreamStop, Streams};
 use ibid_units::{Nanos, Span};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -230,6 +231,9 @@ pub struct MemStreams {
     pub arena: Arc<Arena>,
 }
 
+/// Where all hosts are.
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 impl Streams for MemStreams {
     fn poll(&mut self, _wait: Nanos, sink: &mut dyn FnMut(StreamEvent)) {
         let count = self.sockets.borrow().sockets.len();
@@ -243,7 +247,7 @@ impl Streams for MemStreams {
                 let opened = !std::mem::replace(&mut socket.opened_told, true);
                 let readable = std::mem::take(&mut socket.readable);
                 [
-                    opened.then_some(StreamEvent::Opened(id)),
+                    opened.then_some(StreamEvent::Opened(id, HOST)),
                     (readable && !opened).then_some(StreamEvent::Readable(id)),
                     (readable && socket.ended).then_some(StreamEvent::Ended(id)),
                     std::mem::take(&mut socket.writable).then_some(StreamEvent::Writable(id)),

@@ -182,6 +182,8 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             hosts: Hosts::Any,
             queue_depth: 128,
             io_queues: 4,
+            connections_per_address: 96,
+            connections_per_host: 64,
         }),
         volumes: vec![Volume {
             name: "test".to_owned(),

@@ -8,7 +8,7 @@ use ibid_engine::frontend::{
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -105,7 +105,7 @@ impl Pump {
             if let Ok((stream, _)) = self.listener.accept() {
                 stream.set_nonblocking(true).unwrap();
                 stream.set_nodelay(true).unwrap();
-                if let Some(conn) = self.frontend.open(now) {
+                if let Some(conn) = self.frontend.open(now, Ipv4Addr::LOCALHOST.into()) {
                     self.streams[conn.index()] = Some((conn, stream));
                 }
                 busy = true;

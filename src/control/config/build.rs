@@ -179,6 +179,8 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
     let hosts = reader.take("hosts", hosts_of);
     let queue_depth = reader.number("queue_depth", 2, 1024);
     let io_queues = reader.number("io_queues", 1, 64);
+    let connections_per_address = reader.number("connections_per_address", 2, 128);
+    let connections_per_host = reader.number("connections_per_host", 2, 128);
     let (listen, allow_wildcard) = (listen?, allow_wildcard?);
     if listen.ip().is_unspecified() && !allow_wildcard {
         reader.refuse(
@@ -198,6 +200,8 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
         hosts: hosts?,
         queue_depth: u16::try_from(queue_depth?).ok()?,
         io_queues: u16::try_from(io_queues?).ok()?,
+        connections_per_address: u16::try_from(connections_per_address?).ok()?,
+        connections_per_host: u16::try_from(connections_per_host?).ok()?,
     })
 }
 

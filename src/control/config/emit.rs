@@ -78,6 +78,8 @@ impl Config {
             page.plain("hosts", hosts);
             page.plain("queue_depth", target.queue_depth);
             page.plain("io_queues", target.io_queues);
+            page.plain("connections_per_address", target.connections_per_address);
+            page.plain("connections_per_host", target.connections_per_host);
         }
 
         for volume in volumes {

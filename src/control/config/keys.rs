@@ -284,6 +284,18 @@ pub(super) const TARGET: Section = Section {
             "Entries a client may ask for in a queue.",
         ),
         key("io_queues", "a number from 1 to 64", Means("8"), "I/O queues a client may have."),
+        key(
+            "connections_per_address",
+            "a number from 2 to 128",
+            Means("64"),
+            "TCP connections from one address (with IPv6: one /64), of the 128 there are. Beyond it only its own that have not connected are replaced, so that no address locks others out.",
+        ),
+        key(
+            "connections_per_host",
+            "a number from 2 to 128",
+            Means("64"),
+            "Queues of one host, admin and I/O, over all its controllers; hosts are told apart by their NQN.",
+        ),
     ],
 };
 

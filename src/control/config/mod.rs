@@ -204,6 +204,10 @@ pub struct Target {
     pub queue_depth: u16,
     /// I/O queues a client may have.
     pub io_queues: u16,
+    /// TCP connections from one address.
+    pub connections_per_address: u16,
+    /// Queues of one host, over all its controllers.
+    pub connections_per_host: u16,
 }
 
 /// Which hosts may connect.

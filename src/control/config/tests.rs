@@ -62,6 +62,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!(target.nqn, format!("{NQN_UUID_PREFIX}{PAIR}"));
     assert_eq!(target.serial, "ibid6f1c4a523d0e4f0b");
     assert_eq!((target.queue_depth, target.io_queues), (128, 8));
+    assert_eq!((target.connections_per_address, target.connections_per_host), (64, 64));
     assert_eq!((config.volumes[0].size, config.volumes[0].lba), (None, 4096));
 }
 
@@ -192,6 +193,16 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "hosts = \"any\"",
             "hosts = \"any\"\nio_queues = 65",
             "target.io_queues = 65: must be a number from 1 to 64",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nconnections_per_address = 1",
+            "target.connections_per_address = 1: must be a number from 2 to 128",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nconnections_per_host = 129",
+            "target.connections_per_host = 129: must be a number from 2 to 128",
         ),
         (
             "[target]",

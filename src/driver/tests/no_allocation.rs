@@ -103,7 +103,7 @@ fn the_data_path_allocates_nothing() {
             assert!(start.elapsed() < Duration::from_secs(20), "stuck after {echoed}");
             clock.now();
             streams.poll(Nanos::from_micros(200), &mut |event| {
-                if let StreamEvent::Opened(id) = event {
+                if let StreamEvent::Opened(id, _) = event {
                     opened = Some(id);
                 }
             });

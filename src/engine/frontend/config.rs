@@ -72,6 +72,10 @@ impl NamespaceConfig {
 pub struct Limits {
     /// TCP connections.
     pub connections_max: u16,
+    /// TCP connections from one address; with IPv6 from one /64.
+    pub connections_per_address: u16,
+    /// Queues of one host, by its NQN: admin and I/O, of all its controllers.
+    pub connections_per_host: u16,
     /// Controllers, discovery controllers among them.
     pub controllers_max: u16,
     /// I/O queues per controller.
@@ -88,6 +92,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 64,
+            connections_per_address: 64,
+            connections_per_host: 64,
             controllers_max: 16,
             io_queues_max: 16,
             queue_depth_max: 128,
@@ -120,6 +126,8 @@ impl TargetConfig {
             );
         }
         assert!(limits.connections_max >= 1, "no connections");
+        assert!(limits.connections_per_address >= 1, "no connections from an address");
+        assert!(limits.connections_per_host >= 1, "no connections of a host");
         assert!(limits.controllers_max >= 1, "no controllers");
         assert!((1..=IO_QUEUES_LIMIT).contains(&limits.io_queues_max), "I/O queues out of range");
         assert!(

@@ -80,7 +80,7 @@ pub(super) enum Phase {
         status: Status,
         result: u64,
     },
-    /// The last bytes are staged.
+    /// The last bytes are staged, or the connection ends before there are any.
     Leaving,
 }
 
@@ -165,6 +165,8 @@ pub(super) struct Connection {
     /// C2HData starts at a multiple of this in its PDU.
     pub(super) alignment: usize,
     pub(super) controller: Option<u16>,
+    /// Whose it is, once it is past Connect.
+    pub(super) host: u16,
     pub(super) qid: u16,
     /// Submission queue entries.
     pub(super) entries: u16,
@@ -193,6 +195,8 @@ pub(super) struct Connection {
     pub(super) step_deadline: Nanos,
     /// Data that the host owes.
     pub(super) data_deadline: Nanos,
+    /// Bytes that the host does not take.
+    pub(super) send_deadline: Nanos,
 }
 
 impl Connection {
@@ -213,6 +217,7 @@ impl Connection {
             data_digest: false,
             alignment: 4,
             controller: None,
+            host: 0,
             qid: 0,
             entries: 0,
             sq_head: 0,
@@ -231,6 +236,7 @@ impl Connection {
             stage: Stage::new(),
             step_deadline: Nanos::NEVER,
             data_deadline: Nanos::NEVER,
+            send_deadline: Nanos::NEVER,
         };
         connection.reset();
         connection
@@ -268,6 +274,7 @@ impl Connection {
         self.stage.clear();
         self.step_deadline = Nanos::NEVER;
         self.data_deadline = Nanos::NEVER;
+        self.send_deadline = Nanos::NEVER;
     }
 
     /// Whether anything that comes is still of interest.

@@ -13,6 +13,8 @@ pub(super) struct Controller {
     pub(super) kind: ControllerKind,
     pub(super) hostnqn: [u8; 256],
     pub(super) hostid: [u8; 16],
+    /// Whose it is, in the table of hosts.
+    pub(super) host: u16,
     pub(super) admin: u16,
     pub(super) cc: Cc,
     pub(super) csts: Csts,
@@ -33,6 +35,7 @@ impl Default for Controller {
             kind: ControllerKind::Io,
             hostnqn: [0; 256],
             hostid: [0; 16],
+            host: 0,
             admin: 0,
             cc: Cc::default(),
             csts: Csts::default(),
@@ -42,6 +45,22 @@ impl Default for Controller {
             async_events: 0,
             temperature: 0,
         }
+    }
+}
+
+/// A host that has controllers. Hosts are told apart by their names: what one may have is counted over all its controllers.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub(super) nqn: [u8; 256],
+    /// Its controllers; without any, the place is free.
+    pub(super) controllers: u16,
+    /// Its connections that are past Connect.
+    pub(super) connections: u16,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { nqn: [0; 256], controllers: 0, connections: 0 }
     }
 }
 
@@ -73,25 +92,45 @@ impl Frontend {
         }
     }
 
+    /// The place of a host in their table: its own, or a free one. There are as many as controllers, so one is always free for a new
+    /// controller's host.
+    pub(super) fn host_place(&self, nqn: &[u8; 256]) -> usize {
+        let own = self.hosts.iter().position(|host| host.controllers > 0 && host.nqn == *nqn);
+        let free = || self.hosts.iter().position(|host| host.controllers == 0);
+        own.or_else(free).expect("every controller has a host, and one controller more is wanted")
+    }
+
+    /// Whether a host may have one more connection.
+    pub(super) fn has_room(&self, host: usize) -> bool {
+        let host = &self.hosts[host];
+        host.controllers == 0 || host.connections < self.config.limits.connections_per_host
+    }
+
     /// A connection is gone: with an admin queue goes the controller, with it its I/O queues.
     pub(super) fn leave_controller(&mut self, c: usize) {
         let Some(k) = self.connections[c].controller.map(usize::from) else {
             return;
         };
-        self.connections[c].controller = None;
+        self.part(c, k);
         if self.connections[c].qid == 0 {
             self.close_io_queues(k);
+            self.hosts[usize::from(self.controllers[k].host)].controllers -= 1;
             self.controllers[k] = Controller::default();
         }
+    }
+
+    fn part(&mut self, c: usize, k: usize) {
+        self.connections[c].controller = None;
+        self.hosts[usize::from(self.controllers[k].host)].connections -= 1;
     }
 
     /// Closes the I/O queues of a controller: it was reset, or is gone.
     pub(super) fn close_io_queues(&mut self, k: usize) {
         for c in 0..self.connections.len() {
-            let connection = &mut self.connections[c];
+            let connection = &self.connections[c];
             if connection.qid != 0 && connection.controller == Some(k as u16) {
-                connection.controller = None;
-                if connection.state != State::Closing {
+                self.part(c, k);
+                if self.connections[c].state != State::Closing {
                     self.begin_close(c);
                 }
                 self.push(Event::Attend { conn: ConnId(c as u16) });

@@ -1,6 +1,6 @@
 //! Time: nobody may hold a connection, pages or a controller without moving on. All limits are named here.
 
-use super::connection::{State, To};
+use super::connection::{Connection, State, To};
 use super::{ConnId, Event, Frontend};
 use ibid_units::Nanos;
 
@@ -10,6 +10,8 @@ const IC_REQ_LIMIT: Nanos = Nanos::from_millis(5_000);
 const CONNECT_LIMIT: Nanos = Nanos::from_millis(10_000);
 /// From an R2T, or from the header of data, to the data (R4).
 const DATA_LIMIT: Nanos = Nanos::from_millis(30_000);
+/// From one byte that the host takes of what waits for it to the next (R5).
+const SEND_LIMIT: Nanos = Nanos::from_millis(30_000);
 /// For the host to take our last words.
 const CLOSE_LIMIT: Nanos = Nanos::from_millis(2_000);
 /// Granularity of the keep-alive timer; what Identify says as KAS, in 100 ms.
@@ -40,23 +42,24 @@ impl Frontend {
         }
         for c in 0..self.connections.len() {
             let connection = &mut self.connections[c];
-            if connection.step_deadline > now && connection.data_deadline > now {
+            if connection.next_deadline() > now {
                 continue;
             }
-            if connection.state == State::Closing {
-                // The host does not take our last words.
-                connection.stage_is_lost();
-                connection.step_deadline = Nanos::NEVER;
-            } else {
+            let takes_nothing = connection.send_deadline <= now;
+            let is_closing = connection.state == State::Closing;
+            if !is_closing {
                 self.counters.deadlines_missed += 1;
                 self.begin_close(c);
             }
+            if is_closing || takes_nothing {
+                // The host does not take our last words either.
+                let connection = &mut self.connections[c];
+                connection.stage_is_lost();
+                connection.step_deadline = Nanos::NEVER;
+            }
             self.push(Event::Attend { conn: ConnId(c as u16) });
         }
-        let steps = self
-            .connections
-            .iter()
-            .map(|connection| connection.step_deadline.min(connection.data_deadline));
+        let steps = self.connections.iter().map(Connection::next_deadline);
         let controllers = self.controllers.iter().map(|controller| controller.deadline);
         self.next = steps.chain(controllers).min().unwrap_or(Nanos::NEVER);
     }
@@ -85,6 +88,7 @@ impl Frontend {
     pub(super) fn set_close_deadline(&mut self, c: usize) {
         self.set_leave_deadline(c);
         self.connections[c].data_deadline = Nanos::NEVER;
+        self.connections[c].send_deadline = Nanos::NEVER;
     }
 
     /// The host has said goodbye, and may take what is still queued for it.
@@ -112,6 +116,19 @@ impl Frontend {
         }
     }
 
+    /// Something waits for the host, or no longer. It runs anew from each byte that the host takes; one that is closed has its own limit.
+    pub(super) fn set_send_deadline(&mut self, c: usize) {
+        let now = self.now;
+        let connection = &mut self.connections[c];
+        if connection.stage.is_empty() || connection.state == State::Closing {
+            connection.send_deadline = Nanos::NEVER;
+        } else if connection.send_deadline == Nanos::NEVER {
+            let deadline = now.after(SEND_LIMIT);
+            connection.send_deadline = deadline;
+            self.note(deadline);
+        }
+    }
+
     /// The host of a controller is alive. The timeout counts from now, rounded up to the granularity (Base 3.9).
     pub(super) fn restart_keep_alive(&mut self, k: usize) {
         let step = u32::from(KAS_100MS) * 100;
@@ -123,5 +140,11 @@ impl Frontend {
         let deadline = self.now.after(span);
         controller.deadline = deadline;
         self.note(deadline);
+    }
+}
+
+impl Connection {
+    fn next_deadline(&self) -> Nanos {
+        self.step_deadline.min(self.data_deadline).min(self.send_deadline)
     }
 }

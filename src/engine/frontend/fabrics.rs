@@ -125,9 +125,13 @@ impl Frontend {
         } else {
             self.connect_io(kind, request, data)?
         };
+        let host = self.controllers[k].host;
+        self.hosts[usize::from(host)].connections += 1;
+        self.places.settle(c);
         let connection = &mut self.connections[c];
         connection.state = State::Connected;
         connection.controller = Some(k as u16);
+        connection.host = host;
         connection.qid = request.qid;
         connection.entries = request.sqsize + 1;
         connection.flow_control = request.cattr & Connect::NO_FLOW_CONTROL == 0;
@@ -154,11 +158,18 @@ impl Frontend {
             (ms, _) => ms.min(KATO_MS_MAX),
         };
         let (k, id) = self.take_controller().ok_or((Status::CONNECT_BUSY, 0))?;
+        let host = self.host_place(&data.hostnqn);
+        if !self.has_room(host) {
+            return Err((Status::CONNECT_BUSY, 0));
+        }
+        self.hosts[host].nqn = data.hostnqn;
+        self.hosts[host].controllers += 1;
         self.controllers[k] = Controller {
             id,
             kind,
             hostnqn: data.hostnqn,
             hostid: data.hostid,
+            host: host as u16,
             admin: c as u16,
             queues: if kind == ControllerKind::Io { self.config.limits.io_queues_max } else { 0 },
             kato_ms,
@@ -199,7 +210,10 @@ impl Frontend {
             .connections
             .iter()
             .any(|other| other.controller == Some(k as u16) && other.qid == request.qid);
-        if is_taken { Err((Status::SEQUENCE_ERROR, 0)) } else { Ok(k) }
+        if is_taken {
+            return Err((Status::SEQUENCE_ERROR, 0));
+        }
+        if self.has_room(controller.host.into()) { Ok(k) } else { Err((Status::CONNECT_BUSY, 0)) }
     }
 
     fn property(&self, k: usize, get: PropertyGet) -> Result<u64, Status> {

@@ -8,10 +8,12 @@
 //! FE-2  a slot stands at most once in its connection's transmit queue, so the queue never outgrows the slots.
 //! FE-3  a span is written to only between `place_write` and the last `Arrived`, `complete` or `closed` of its command.
 //! FE-4  every read that got pieces gives exactly one `Released`.
+//! FE-5  once a connection begins to close, no command of it is the shard's any more: each was abandoned before the call ended.
 //!
 //! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA and authentication.
 
 mod admin;
+mod admission;
 mod command;
 mod config;
 mod connection;
@@ -31,9 +33,11 @@ mod tests;
 pub use config::{Limits, NamespaceConfig, TargetConfig};
 pub use stage::{Piece, PieceList, SEND_PIECES_MAX};
 
+use admission::Places;
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use connection::{Connection, Phase, State, To};
-use controller::Controller;
+use controller::{Controller, Host};
+use core::net::IpAddr;
 use ibid_units::{Nanos, Sector, Sectors, Span, VolumeId};
 use ibid_wire::nvme_tcp::{IDENTIFY_BYTES, Status};
 
@@ -159,7 +163,8 @@ pub enum Event {
         /// The command.
         cmd: CommandId,
     },
-    /// The connection of a command is gone. A write that is not wholly there must be dropped; anything else may run on, its answer is ignored.
+    /// The connection of a command is gone, or goes: its host may be back at any time. What has no place in the order of writes must be
+    /// dropped; anything else may run on, its answer is ignored.
     Abandoned {
         /// The command.
         cmd: CommandId,
@@ -194,7 +199,10 @@ pub struct Counters {
 pub struct Frontend {
     config: TargetConfig,
     connections: Vec<Connection>,
+    places: Places,
     controllers: Vec<Controller>,
+    /// The hosts that have controllers.
+    hosts: Vec<Host>,
     controller_id_next: u16,
     events: VecDeque<Event>,
     events_max: usize,
@@ -214,15 +222,18 @@ impl Frontend {
     pub fn new(config: TargetConfig) -> Self {
         config.check();
         let limits = config.limits;
-        // One call gives at most an event per slot of one connection, a range event per range of one command, and two `Attend` per
-        // connection (its own deadline and its controller's).
-        let events_max = usize::from(limits.queue_depth_max) * 2
+        // One call gives at most two events per slot (controllers that end take all their queues with them), a range event per range
+        // of one command, and two `Attend` per connection (its own deadline and its controller's).
+        let slots = usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
+        let events_max = slots * 2
             + io::RANGES_MAX
             + usize::from(limits.connections_max) * 2
             + usize::from(limits.controllers_max);
         Self {
             connections: (0..limits.connections_max).map(|_| Connection::new(&limits)).collect(),
+            places: Places::new(limits.connections_max),
             controllers: (0..limits.controllers_max).map(|_| Controller::default()).collect(),
+            hosts: (0..limits.controllers_max).map(|_| Host::default()).collect(),
             controller_id_next: config.controller_ids.0,
             events: VecDeque::with_capacity(events_max),
             events_max,
@@ -234,10 +245,10 @@ impl Frontend {
         }
     }
 
-    /// Takes a TCP connection in. `None`: there are too many, close it.
-    pub fn open(&mut self, now: Nanos) -> Option<ConnId> {
+    /// Takes a TCP connection in. `None`: there are too many, close it. Before that, [`Frontend::in_the_way`] names who could go for it.
+    pub fn open(&mut self, now: Nanos, from: IpAddr) -> Option<ConnId> {
         self.now = now;
-        let c = self.connections.iter().position(|connection| connection.state == State::Free)?;
+        let c = self.take_place(from)?;
         self.connections[c].state = State::AwaitsIcReq;
         self.set_handshake_deadline(c, now);
         Some(ConnId(c as u16))
@@ -251,19 +262,15 @@ impl Frontend {
             return;
         }
         for slot in 0..self.connections[c].slots.len() as u16 {
-            let cmd = self.command_id(c, slot);
-            let (pinned, at_shard) = {
-                let slot = &self.connections[c].slots[usize::from(slot)];
-                (slot.pinned, slot.phase.is_at_shard())
-            };
-            if pinned {
+            if self.connections[c].slots[usize::from(slot)].pinned {
+                let cmd = self.command_id(c, slot);
                 self.push(Event::Released { cmd });
-            } else if at_shard {
-                self.push(Event::Abandoned { cmd });
             }
         }
+        self.abandon(c);
         self.leave_controller(c);
         self.connections[c].reset();
+        self.places.give(c);
     }
 
     /// The next thing the shard has to know. Drain it fully after every call.

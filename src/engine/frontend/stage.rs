@@ -121,6 +121,10 @@ impl Stage {
         self.items.clear();
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// Whether so many pieces with so many bytes fit.
     pub(super) fn has_room(&self, items: usize, bytes: usize) -> bool {
         self.items.len() + items <= ITEMS_MAX && self.used + bytes <= BYTES_MAX

@@ -3,7 +3,7 @@
 use super::connection::{Phase, State, Transfer};
 use super::stage::{After, LAST_WORD_ROOM, PieceList};
 use super::{ConnId, Event, Frontend};
-use ibid_units::Span;
+use ibid_units::{Nanos, Span};
 use ibid_wire::nvme_tcp::{
     CAPSULE_BYTES, COMMON_BYTES, CommonHeader, Cqe, DIGEST_BYTES, DataPdu, FatalError,
     IDENTIFY_BYTES, PduKind, R2t, RESPONSE_BYTES, SHORT_BYTES, Status, TermReq, crc32c, pdu_flag,
@@ -27,6 +27,7 @@ impl Frontend {
     /// The first `count` bytes of the plan have gone.
     pub fn sent(&mut self, conn: ConnId, count: usize) {
         let c = conn.index();
+        self.connections[c].send_deadline = Nanos::NEVER;
         let mut left = count;
         while let Some((rest, after)) = self.connections[c].stage.take(left) {
             left = rest;
@@ -108,6 +109,7 @@ impl Frontend {
                 connection.slots[usize::from(slot)].queued = false;
             }
         }
+        self.set_send_deadline(c);
     }
 
     fn stage_r2t(&mut self, c: usize, slot: u16, span: Span) -> bool {
@@ -259,8 +261,10 @@ impl Frontend {
         out[SHORT_BYTES..].copy_from_slice(&connection.head[..offending]);
     }
 
-    /// Nothing is received any more; what is staged (whole PDUs) still goes, what is queued does not.
+    /// Nothing is received any more; what is staged (whole PDUs) still goes, what is queued does not. For its host the connection is
+    /// gone, so the shard's commands end now and not when the last words are out (FE-5).
     pub(super) fn begin_close(&mut self, c: usize) {
+        self.abandon(c);
         let connection = &mut self.connections[c];
         connection.state = State::Closing;
         connection.body = None;
@@ -268,6 +272,20 @@ impl Frontend {
             connection.slots[usize::from(slot)].queued = false;
         }
         self.set_close_deadline(c);
+    }
+}
+
+impl Frontend {
+    /// Tells the shard that nobody waits for its commands of a connection any more.
+    pub(super) fn abandon(&mut self, c: usize) {
+        for slot in 0..self.connections[c].slots.len() as u16 {
+            let entry = &mut self.connections[c].slots[usize::from(slot)];
+            if entry.phase.is_at_shard() {
+                entry.phase = Phase::Leaving;
+                let cmd = self.command_id(c, slot);
+                self.push(Event::Abandoned { cmd });
+            }
+        }
     }
 }
 

@@ -168,7 +168,107 @@ fn hosts_and_controllers_are_limited() {
     for _ in 3..CONNECTIONS {
         world.open();
     }
-    assert_eq!(world.frontend.open(world.now), None, "R2");
+    assert_eq!(world.open_from(HOME), None, "R2: without a close");
+}
+
+#[test]
+fn a_newcomer_replaces_the_oldest_that_has_not_connected_and_never_a_host() {
+    let address = |last| IpAddr::V4(core::net::Ipv4Addr::new(198, 51, 100, last));
+    let mut world = World::new(config(4096));
+    let (io, admin) = world.io(0);
+    let newcomers: Vec<ConnId> =
+        (2..CONNECTIONS).map(|at| world.open_from(address(at as u8)).unwrap()).collect();
+    assert_eq!(world.open_from(HOME), None, "R2: no place without a close");
+    // Each that comes replaces the oldest; whoever connects is safe from then on.
+    let survivor = newcomers[1];
+    world.give(survivor, &icreq(0, 0, 0), usize::MAX);
+    world.answer(survivor);
+    assert_eq!(world.status(survivor, &connect(0).emit(1), &connect_data(0xffff)), Status::SUCCESS);
+    for expected in [newcomers[0], newcomers[2], newcomers[3]] {
+        assert_eq!(world.frontend.in_the_way(HOME), Some(expected), "R2");
+        world.frontend.closed(world.now, expected);
+        assert_eq!(world.frontend.in_the_way(HOME), None, "there is room");
+        assert!(world.open_from(HOME).is_some(), "R2");
+    }
+    // The rest are newcomers of HOME, in the same order.
+    for _ in 0..10 {
+        let oldest = world.frontend.in_the_way(address(1)).unwrap();
+        assert!(![io, admin, survivor].contains(&oldest), "ADM-1");
+        world.frontend.closed(world.now, oldest);
+        world.open_from(address(1)).unwrap();
+    }
+    let enable =
+        PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+    assert_eq!(world.status(survivor, &enable.emit(1), &[]), Status::SUCCESS);
+    assert_eq!(world.status(io, &Sqe::new(opcode::FLUSH, 1, 1), &[]), Status::SUCCESS);
+}
+
+#[test]
+fn with_only_hosts_nobody_is_in_the_way_and_nobody_gets_in() {
+    let mut base = config(4096);
+    base.limits.controllers_max = CONNECTIONS;
+    let mut world = World::new(base);
+    for _ in 0..CONNECTIONS {
+        world.admin(0);
+    }
+    assert_eq!(world.frontend.in_the_way(HOME), None, "ADM-1");
+    assert_eq!(world.open_from(HOME), None);
+}
+
+#[test]
+fn an_address_has_its_share_and_no_more() {
+    let flood = IpAddr::V4(core::net::Ipv4Addr::new(198, 51, 100, 66));
+    let mut base = config(4096);
+    base.limits.connections_per_address = 3;
+    let mut world = World::new(base);
+    let other = world.open_from(HOME).unwrap();
+    for _ in 0..3 {
+        world.open_from(flood).unwrap();
+    }
+    assert_eq!(world.open_from(flood), None, "R1");
+    // Beyond its share it replaces its own, although another's is older and there is room.
+    for _ in 0..5 {
+        let victim = world.frontend.in_the_way(flood).unwrap();
+        assert_ne!(victim, other, "ADM-2");
+        world.frontend.closed(world.now, victim);
+        assert!(world.open_from(flood).is_some());
+    }
+    assert_eq!(world.frontend.in_the_way(HOME), None, "the other has room");
+    assert!(world.open_from(HOME).is_some());
+}
+
+#[test]
+fn a_host_has_its_share_of_connections_over_all_its_controllers() {
+    let mut base = config(4096);
+    base.limits.connections_per_host = 3;
+    base.limits.controllers_max = 4;
+    let mut world = World::new(base);
+    let (io, _) = world.io(0);
+    let (second, cntlid) = world.admin(0);
+    let conn = world.initialised(0);
+    assert_eq!(
+        world.status(conn, &connect(1).emit(1), &connect_data(cntlid)),
+        Status::CONNECT_BUSY
+    );
+    assert_eq!(
+        world.status(conn, &connect(0).emit(1), &connect_data(0xffff)),
+        Status::CONNECT_BUSY
+    );
+    // Another host has its own share.
+    let other = ConnectData {
+        hostnqn: put_nqn("nqn.2014-08.org.example:other-host").unwrap(),
+        ..connect_fields(0xffff)
+    };
+    assert_eq!(world.status(conn, &connect(0).emit(1), &emit(&other)), Status::SUCCESS);
+    world.frontend.closed(world.now, conn);
+    // What goes, comes back: an I/O queue, then a whole controller.
+    world.frontend.closed(world.now, io);
+    let conn = world.initialised(0);
+    assert_eq!(world.status(conn, &connect(1).emit(1), &connect_data(cntlid)), Status::SUCCESS);
+    world.frontend.closed(world.now, second);
+    world.frontend.closed(world.now, conn);
+    let conn = world.initialised(0);
+    assert_eq!(world.status(conn, &connect(0).emit(1), &connect_data(0xffff)), Status::SUCCESS);
 }
 
 #[test]

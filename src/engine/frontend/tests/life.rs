@@ -172,6 +172,89 @@ fn a_host_that_takes_no_last_words_is_closed_without_them() {
 }
 
 #[test]
+fn a_host_that_takes_nothing_loses_its_connection_and_a_slow_one_does_not() {
+    let mut world = World::new(config(4096));
+    world.now = Nanos::ZERO;
+    let (io, admin) = world.io(0);
+    let keep_alive = |world: &mut World| {
+        let alive = Sqe::new(opcode::KEEP_ALIVE, 1, 0);
+        assert_eq!(world.status(admin, &alive, &[]), Status::SUCCESS);
+    };
+    let bytes = world.capsule(&read(1, 0, 16, 4096), &[]);
+    world.give(io, &bytes, usize::MAX);
+    // It takes a byte every 29 s: that is slow, not dead.
+    for round in 1..=3 {
+        for step in 0..29 {
+            world.at((round - 1) * 29_000 + step * 1000);
+            keep_alive(&mut world);
+        }
+        world.at(round * 29_000);
+        assert!(!world.is_closing(io));
+        world.frontend.sent(io, 1);
+    }
+    for step in 0..30 {
+        world.at(87_000 + step * 1000);
+        keep_alive(&mut world);
+    }
+    assert!(!world.is_closing(io));
+    world.events.clear();
+    world.at(117_000);
+    assert!(world.is_closing(io), "R5");
+    assert!(world.events.contains(&Event::Attend { conn: io }));
+    let mut list = PieceList::new();
+    world.frontend.send_plan(io, &mut list);
+    assert!(list.is_empty(), "R5: nothing is waited for any more");
+    world.frontend.closed(world.now, io);
+    world.drain();
+    assert!(matches!(world.events.last(), Some(Event::Released { .. })), "FE-4");
+    // A host that took everything owes nothing.
+    keep_alive(&mut world);
+    world.at(117_500);
+    assert!(!world.is_closing(admin));
+}
+
+#[test]
+fn commands_end_when_their_connection_begins_to_close() {
+    let mut world = World::new(config(4096));
+    world.now = Nanos::ZERO;
+    let (io, _) = world.io(0);
+    world.answers = false;
+    let mut bytes = Vec::new();
+    bytes.extend(world.capsule(&read(1, 0, 1, 4096), &[]));
+    bytes.extend(world.capsule(&write(2, 0, 4, 4096, false), &[]));
+    let zeroes = Io { slba: 0, blocks: 1, fua: false }.emit_zeroes(3, 1, false);
+    bytes.extend(world.capsule(&zeroes, &[]));
+    bytes.extend(world.capsule(&Sqe::new(opcode::FLUSH, 4, 1), &[]));
+    world.give(io, &bytes, usize::MAX);
+    let commands: Vec<CommandId> = world
+        .events
+        .drain(..)
+        .map(|event| match event {
+            Event::Read { cmd, .. }
+            | Event::Write { cmd, .. }
+            | Event::Zeroes { cmd, .. }
+            | Event::Flush { cmd, .. } => cmd,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(commands.len(), 4);
+    // The keep-alive runs out; nobody has taken the last words yet, and the socket is still there.
+    world.at(5000);
+    assert!(world.is_closing(io));
+    for cmd in &commands {
+        assert!(world.events.contains(&Event::Abandoned { cmd: *cmd }), "FE-5");
+    }
+    // Answers that come all the same change nothing, and nothing is abandoned twice.
+    world.place(commands[1], 16384);
+    world.frontend.complete(commands[2], Status::SUCCESS);
+    assert!(world.pdus(io).is_empty());
+    world.events.clear();
+    world.frontend.closed(world.now, io);
+    world.drain();
+    assert!(!world.events.iter().any(|event| matches!(event, Event::Abandoned { .. })));
+}
+
+#[test]
 fn a_host_that_does_not_read_costs_no_more_than_its_slots() {
     let mut world = World::new(config(4096));
     let (io, _) = world.io(3);

@@ -23,6 +23,7 @@ const IN_CAPSULE: u32 = 8192;
 const DEPTH: u16 = 16;
 const VOLUME_BYTES: u64 = 1 << 20;
 const CONNECTIONS: u16 = 6;
+const HOME: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 9));
 
 fn config(lba_bytes: u32) -> TargetConfig {
     TargetConfig {
@@ -39,6 +40,8 @@ fn config(lba_bytes: u32) -> TargetConfig {
         }],
         limits: Limits {
             connections_max: CONNECTIONS,
+            connections_per_address: CONNECTIONS,
+            connections_per_host: CONNECTIONS,
             controllers_max: 2,
             io_queues_max: 2,
             queue_depth_max: DEPTH,
@@ -208,7 +211,11 @@ impl World {
     }
 
     fn open(&mut self) -> ConnId {
-        self.frontend.open(self.now).unwrap()
+        self.open_from(HOME).unwrap()
+    }
+
+    fn open_from(&mut self, from: IpAddr) -> Option<ConnId> {
+        self.frontend.open(self.now, from)
     }
 
     /// A connection behind ICReq.
