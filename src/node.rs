@@ -18,7 +18,7 @@ use ibid_driver::{
     ACCEPTS_MAX, Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize,
     TcpStreams, UringDisk,
 };
-use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
+use ibid_engine::frontend::{AuthConfig, Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{
     COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerLoss,
     PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
@@ -435,6 +435,7 @@ fn make_source(
             Hosts::Any => None,
             Hosts::Only(hosts) => Some(hosts.clone()),
         },
+        auth: AuthConfig::default(),
         traddr: listen.ip().to_string(),
         trsvcid: listen.port(),
         controller_ids: (1, 0x7FEF),

@@ -3,7 +3,8 @@
 
 use criterion::Criterion;
 use ibid_engine::frontend::{
-    ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList, ReceivePlan, TargetConfig,
+    AuthConfig, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList, ReceivePlan,
+    TargetConfig,
 };
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::{
@@ -55,6 +56,7 @@ impl Target {
             namespaces: vec![namespace],
             limits: Limits::default(),
             hosts: None,
+            auth: AuthConfig::default(),
             traddr: "192.0.2.1".to_owned(),
             trsvcid: 4420,
             controller_ids: (1, 50),

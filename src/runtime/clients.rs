@@ -2,6 +2,7 @@
 //! What their commands ask for is the owner's business: it gets the target's events ([`Serve::client_event`]).
 //! Not here: sockets (`driver`), the protocol (`engine::frontend`).
 
+use crate::auth::AuthRoom;
 use ibid_driver::{Piece, StreamEvent, StreamId, StreamStop, Streams};
 use ibid_engine::frontend::{
     self, CommandId, ConnId, Event, Frontend, PieceList, ReceivePlan, TargetConfig,
@@ -9,6 +10,7 @@ use ibid_engine::frontend::{
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::Status;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Receive calls for one connection in one turn, so that a busy one starves nobody.
 const RECEIVES_PER_TURN: usize = 32;
@@ -37,6 +39,8 @@ pub(crate) struct Clients {
     conns: Vec<Conn>,
     /// No connection has a place from here on.
     used: usize,
+    /// Who computes for hosts that authenticate.
+    pub(crate) auth: Option<Arc<AuthRoom>>,
     /// Streams that opened in this poll and can't be taken.
     refused: Vec<StreamId>,
 }
@@ -49,6 +53,7 @@ impl Clients {
             frontend: Frontend::new(config),
             conns: vec![Conn::default(); connections_max],
             used: 0,
+            auth: None,
             refused: Vec::with_capacity(REFUSED_STREAMS),
         }
     }
@@ -67,6 +72,26 @@ impl Clients {
     pub(crate) fn complete(&mut self, cmd: CommandId, status: Status) {
         self.frontend.complete(cmd, status);
         self.attend(cmd.conn());
+    }
+
+    /// Has something computed for an authentication.
+    fn authenticate(&mut self, now: Nanos, conn: ConnId) {
+        let Some(job) = self.frontend.take_auth_job(conn) else { return };
+        let refused = match &self.auth {
+            Some(room) => room.ask(job),
+            None => Some(job),
+        };
+        if let Some(job) = refused {
+            self.frontend.auth_computed(now, job.refuse());
+        }
+    }
+
+    /// Takes what was computed for authentications.
+    fn take_computed(&mut self, now: Nanos) {
+        let Some(room) = &self.auth else { return };
+        while let Some(answer) = room.answer() {
+            self.frontend.auth_computed(now, answer);
+        }
     }
 
     fn conn_of(&mut self, stream: StreamId) -> Option<&mut Conn> {
@@ -248,9 +273,10 @@ pub(crate) trait Serve {
         any
     }
 
-    /// Looks at the target's deadlines.
+    /// Looks at the target's deadlines, and at what was computed for it.
     fn tick_clients(&mut self, now: Nanos) {
         self.clients().frontend.tick(now);
+        self.clients().take_computed(now);
         self.drain_events(now);
     }
 
@@ -259,6 +285,7 @@ pub(crate) trait Serve {
         while let Some(event) = self.clients().frontend.poll_event() {
             match event {
                 Event::Attend { conn } => self.clients().attend(conn),
+                Event::Authenticate { conn } => self.clients().authenticate(now, conn),
                 event => self.client_event(now, event),
             }
         }

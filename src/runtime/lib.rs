@@ -2,6 +2,7 @@
 //! Takes commands of the control plane through a bounded queue; gives a [`Snapshot`] on request.
 //! Not here: threads, sockets, DPDK, io_uring (drivers), configuration files (control).
 
+mod auth;
 mod blocks;
 mod clients;
 mod destination;
@@ -22,6 +23,7 @@ mod trouble;
 mod verify;
 mod volumes;
 
+pub use auth::AuthRoom;
 pub use destination::Destination;
 pub use layout::{Layout, LayoutConfig, MAP_STAGING_BLOCKS, Span64};
 pub use recover::{Recovered, RecoveryReport, Turn, Unrecovered};

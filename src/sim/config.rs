@@ -3,7 +3,7 @@
 use crate::disk::DiskFaults;
 use crate::host::{NQN, QueueConfig};
 use crate::net::NetFaults;
-use ibid_engine::frontend::{Limits, NamespaceConfig, TargetConfig};
+use ibid_engine::frontend::{AuthConfig, Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{Layout, LayoutConfig, NodeConfig, PeerLoss, Role, VolumeConfig};
 use ibid_units::{Nanos, VolumeId};
 
@@ -147,6 +147,7 @@ impl WorldConfig {
                 in_capsule_bytes: 16 << 10,
             },
             hosts: None,
+            auth: AuthConfig::default(),
             traddr: "192.0.2.1".to_string(),
             trsvcid: 4420,
             controller_ids: (1, 99),

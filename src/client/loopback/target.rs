@@ -2,8 +2,8 @@
 
 use crate::queue::crc32c;
 use ibid_engine::frontend::{
-    ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList, READ_PIECES_MAX, ReadPiece,
-    ReceivePlan, TargetConfig,
+    AuthConfig, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList,
+    READ_PIECES_MAX, ReadPiece, ReceivePlan, TargetConfig,
 };
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
@@ -50,6 +50,7 @@ impl Target {
                 ..Limits::default()
             },
             hosts: None,
+            auth: AuthConfig::default(),
             traddr: "127.0.0.1".into(),
             trsvcid: addr.port(),
             controller_ids: (1, 100),
@@ -72,6 +73,11 @@ impl Drop for Target {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Chance.
+fn chance(out: &mut [u8]) -> std::io::Result<()> {
+    std::fs::File::open("/dev/urandom")?.read_exact(out)
 }
 
 struct Pump {
@@ -245,6 +251,11 @@ impl Pump {
                     let at = first.bytes() as usize;
                     self.arena[at..at + sectors.bytes() as usize].fill(0);
                     self.frontend.complete(cmd, Status::SUCCESS);
+                }
+                Event::Authenticate { conn } => {
+                    let job = self.frontend.take_auth_job(conn).expect("it was asked for");
+                    let now = Nanos::new(self.start.elapsed().as_nanos() as u64);
+                    self.frontend.auth_computed(now, job.run(chance));
                 }
                 Event::Released { .. } | Event::Abandoned { .. } | Event::Attend { .. } => {}
             }

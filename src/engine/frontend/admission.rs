@@ -1,7 +1,7 @@
 //! Who is let in: places for connections, how many one address or one host may have, and who goes for a newcomer when all are taken.
 //! Everything is bounded by [`super::Limits::connections_max`] and costs the same in a storm as in a calm.
 //!
-//! ADM-1  a connection that is past Connect is never closed to make room for another.
+//! ADM-1  a connection that is past Connect, and past its authentication where that was asked for, is never closed to make room for another.
 //! ADM-2  one address can keep no other from a place: beyond its share it only replaces its own newcomers.
 
 use super::{ConnId, Frontend};
@@ -18,7 +18,7 @@ pub(super) struct Places {
     free: Vec<u16>,
     /// Who is at the other end of each that is taken.
     from: Vec<Option<u128>>,
-    /// Neighbours of each newcomer (TCP is open, Connect is not done) in the order in which they came.
+    /// Neighbours of each newcomer (TCP is open, Connect or the authentication behind it is not done) in the order in which they came.
     older: Vec<u16>,
     younger: Vec<u16>,
     oldest: u16,
@@ -99,7 +99,7 @@ impl Places {
 }
 
 impl Frontend {
-    /// Who has to go before one more connection from this address is opened: the oldest that has not done its Connect, its own where
+    /// Who has to go before one more connection from this address is opened: the oldest that has not done its Connect and authenticated, its own where
     /// the address has its share, else anybody's. `None` where there is room, or where nobody may go (ADM-1).
     pub fn in_the_way(&self, from: IpAddr) -> Option<ConnId> {
         let from = key(from);

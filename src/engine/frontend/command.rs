@@ -3,7 +3,7 @@
 
 use super::Frontend;
 use super::connection::{Body, Phase, State, To};
-use ibid_wire::nvme_tcp::{Sqe, Status, opcode, sgl_kind};
+use ibid_wire::nvme_tcp::{Sqe, Status, fctype, opcode, sgl_kind};
 
 /// What is to be done with a command whose header has come.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,9 @@ impl Frontend {
         if connection.qid == 0 {
             self.restart_keep_alive(k);
         }
+        if !self.connections[c].auth.is_open() {
+            return self.judge_unauthenticated(c, slot, sqe, data);
+        }
         match (sqe.opcode, self.connections[c].qid) {
             (opcode::FABRICS, _) => self.judge_fabrics(c, k, sqe, data),
             (_, 0) => self.judge_admin(c, slot, k, sqe, data),
@@ -81,6 +84,9 @@ impl Frontend {
     /// Small data of a command is in `small`.
     pub(super) fn command_data(&mut self, c: usize, slot: u16, sqe: &Sqe, bytes: usize) {
         match sqe.opcode {
+            opcode::FABRICS if sqe.fctype() == fctype::AUTH_SEND => {
+                self.auth_message(c, slot, bytes)
+            }
             opcode::FABRICS => {
                 let (status, result) = self.connect(c, sqe);
                 self.respond(c, slot, status, result);

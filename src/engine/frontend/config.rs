@@ -1,7 +1,9 @@
 //! What the target is told at start: its names, its namespaces, its bounds. Checked once, never changed.
 
 use alloc::{string::String, vec::Vec};
+use ibid_chap::Secret;
 use ibid_units::VolumeId;
+use ibid_wire::nvme_tcp::{AuthHash, DhGroup};
 
 /// Commands per queue, at most: tags carry the slot in 11 bits.
 pub(super) const QUEUE_DEPTH_LIMIT: u16 = 1024;
@@ -29,6 +31,8 @@ pub struct TargetConfig {
     pub limits: Limits,
     /// Host NQNs that may connect; `None`: any.
     pub hosts: Option<Vec<String>>,
+    /// Which of them must authenticate, and how.
+    pub auth: AuthConfig,
     /// The address that the discovery log names.
     pub traddr: String,
     /// The TCP port that the discovery log names.
@@ -36,6 +40,28 @@ pub struct TargetConfig {
     /// Controller identifiers this frontend may give, first and last. They must not be given by another shard or by the peer
     /// node under the same NQN: Linux refuses a subsystem that shows one identifier twice.
     pub controller_ids: (u16, u16),
+}
+
+/// In-band authentication. Without hosts, nobody is asked for it.
+#[derive(Clone, Debug, Default)]
+pub struct AuthConfig {
+    /// Hosts that must authenticate, each once.
+    pub hosts: Vec<HostAuth>,
+    /// Hash functions that are allowed, the preferred one first.
+    pub hashes: Vec<AuthHash>,
+    /// Groups that are allowed, the preferred one first.
+    pub groups: Vec<DhGroup>,
+}
+
+/// A host that must authenticate.
+#[derive(Clone, Debug)]
+pub struct HostAuth {
+    /// Its NQN.
+    pub nqn: String,
+    /// What it proves to know.
+    pub secret: Secret,
+    /// What we prove to know if it asks. A host that asks without this is refused.
+    pub controller_secret: Option<Secret>,
 }
 
 /// One volume as a namespace; its identifier is the volume's number plus one.
@@ -109,6 +135,14 @@ impl TargetConfig {
     pub(super) fn check(&self) {
         let limits = &self.limits;
         assert!(ibid_wire::nvme_tcp::put_nqn(&self.nqn).is_some(), "the subsystem's NQN is no NQN");
+        for (index, host) in self.auth.hosts.iter().enumerate() {
+            assert!(!self.auth.hashes.is_empty(), "no hash function to authenticate with");
+            assert!(!self.auth.groups.is_empty(), "no group to authenticate with");
+            assert!(
+                self.auth.hosts[..index].iter().all(|other| other.nqn != host.nqn),
+                "a host has two secrets"
+            );
+        }
         assert!(!self.namespaces.is_empty(), "no namespace to serve");
         for (index, namespace) in self.namespaces.iter().enumerate() {
             assert!(

@@ -1,5 +1,6 @@
 //! One connection: what was negotiated, its command slots, and where its reception stands. Pools only, no decisions.
 
+use super::auth::Auth;
 use super::config::{ADMIN_CAPSULE_BYTES, Limits};
 use super::stage::Stage;
 use super::{READ_PIECES_MAX, ReadPiece};
@@ -75,6 +76,8 @@ pub(super) enum Phase {
     },
     /// An asynchronous event request.
     Held,
+    /// An Authentication Receive whose message is not there yet.
+    AwaitsAuth,
     /// A response is queued.
     Responding {
         status: Status,
@@ -102,9 +105,16 @@ impl Phase {
 /// A structure that is rendered when it is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Page {
-    Identify { cns: u8, nsid: u32 },
-    Log { lid: u8 },
+    Identify {
+        cns: u8,
+        nsid: u32,
+    },
+    Log {
+        lid: u8,
+    },
     HostId,
+    /// A message of an authentication.
+    Auth,
 }
 
 /// A command's place.
@@ -191,7 +201,14 @@ pub(super) struct Connection {
     pub(super) queue: VecDeque<u16>,
     pub(super) stage: Stage,
 
-    /// ICReq, Connect, and the end of a close.
+    /// How far its authentication is.
+    pub(super) auth: Box<Auth>,
+    /// The Authentication Receive that waits, and its room.
+    pub(super) auth_fetch: Option<(u16, u32)>,
+    /// A failure is not told before this.
+    pub(super) auth_not_before: Nanos,
+
+    /// ICReq, Connect, authentication, and the end of a close.
     pub(super) step_deadline: Nanos,
     /// Data that the host owes.
     pub(super) data_deadline: Nanos,
@@ -234,6 +251,9 @@ impl Connection {
             r2ts: 0,
             queue: VecDeque::with_capacity(depth),
             stage: Stage::new(),
+            auth: Box::new(Auth::new()),
+            auth_fetch: None,
+            auth_not_before: Nanos::ZERO,
             step_deadline: Nanos::NEVER,
             data_deadline: Nanos::NEVER,
             send_deadline: Nanos::NEVER,
@@ -272,6 +292,9 @@ impl Connection {
         self.r2ts = 0;
         self.queue.clear();
         self.stage.clear();
+        self.auth.reset();
+        self.auth_fetch = None;
+        self.auth_not_before = Nanos::ZERO;
         self.step_deadline = Nanos::NEVER;
         self.data_deadline = Nanos::NEVER;
         self.send_deadline = Nanos::NEVER;

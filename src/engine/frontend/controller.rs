@@ -106,6 +106,30 @@ impl Frontend {
         host.controllers == 0 || host.connections < self.config.limits.connections_per_host
     }
 
+    /// The controller of the host that has been authenticating for longest, where there is no free one: whoever only begins to
+    /// authenticate keeps nobody out.
+    pub(super) fn take_slowest_controller(&mut self) -> Option<(usize, u16)> {
+        let c = self.slowest_auth(|connection| connection.qid == 0)?;
+        self.evict(c);
+        self.take_controller()
+    }
+
+    /// Makes room for one more connection of a host that has its share: the one that has been authenticating for longest goes. Whether
+    /// one went.
+    pub(super) fn evict_auth_of(&mut self, host: usize) -> bool {
+        let slowest = self.slowest_auth(|connection| usize::from(connection.host) == host);
+        if let Some(c) = slowest {
+            self.evict(c);
+        }
+        slowest.is_some()
+    }
+
+    fn evict(&mut self, c: usize) {
+        self.leave_controller(c);
+        self.begin_close(c);
+        self.push(Event::Attend { conn: ConnId(c as u16) });
+    }
+
     /// A connection is gone: with an admin queue goes the controller, with it its I/O queues.
     pub(super) fn leave_controller(&mut self, c: usize) {
         let Some(k) = self.connections[c].controller.map(usize::from) else {

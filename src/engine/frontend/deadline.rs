@@ -1,5 +1,6 @@
 //! Time: nobody may hold a connection, pages or a controller without moving on. All limits are named here.
 
+use super::auth_commands::AUTH_LIMIT;
 use super::connection::{Connection, State, To};
 use super::{ConnId, Event, Frontend};
 use ibid_units::Nanos;
@@ -41,6 +42,10 @@ impl Frontend {
             }
         }
         for c in 0..self.connections.len() {
+            let not_before = self.connections[c].auth_not_before;
+            if Nanos::ZERO < not_before && not_before <= now {
+                self.auth_is_due(c);
+            }
             let connection = &mut self.connections[c];
             if connection.next_deadline() > now {
                 continue;
@@ -61,7 +66,12 @@ impl Frontend {
         }
         let steps = self.connections.iter().map(Connection::next_deadline);
         let controllers = self.controllers.iter().map(|controller| controller.deadline);
-        self.next = steps.chain(controllers).min().unwrap_or(Nanos::NEVER);
+        let failures = self
+            .connections
+            .iter()
+            .map(|connection| connection.auth_not_before)
+            .filter(|not_before| *not_before > Nanos::ZERO);
+        self.next = steps.chain(controllers).chain(failures).min().unwrap_or(Nanos::NEVER);
     }
 
     /// Nothing happens by time before this. May lie earlier than what is really due, never later.
@@ -83,6 +93,19 @@ impl Frontend {
         let deadline = now.after(CONNECT_LIMIT);
         self.connections[c].step_deadline = deadline;
         self.note(deadline);
+    }
+
+    pub(super) fn set_auth_deadline(&mut self, c: usize) {
+        let deadline = self.now.after(AUTH_LIMIT);
+        self.connections[c].step_deadline = deadline;
+        self.note(deadline);
+    }
+
+    /// An authentication failed: that is told after a while.
+    pub(super) fn delay_failure(&mut self, c: usize, span: Nanos) {
+        let not_before = self.now.after(span);
+        self.connections[c].auth_not_before = not_before;
+        self.note(not_before);
     }
 
     pub(super) fn set_close_deadline(&mut self, c: usize) {

@@ -8,8 +8,8 @@ use super::controller::Controller;
 use super::deadline::{DISCOVERY_KATO_MS, KATO_MS_MAX};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{
-    Cap, Cc, Connect, ConnectData, ConnectRefusal, ControllerKind, Csts, DISCOVERY_NQN,
-    PropertyGet, PropertySet, Sqe, Status, fctype, nqn_of, opcode, property,
+    CONNECT_AUTH_REQUIRED, Cap, Cc, Connect, ConnectData, ConnectRefusal, ControllerKind, Csts,
+    DISCOVERY_NQN, PropertyGet, PropertySet, Sqe, Status, fctype, nqn_of, opcode, property,
 };
 
 /// NVMe 2.0.0 (Base 3.1.3.2).
@@ -52,7 +52,8 @@ impl Frontend {
         data: u32,
     ) -> Result<Verdict, Status> {
         let is_admin = self.connections[c].qid == 0;
-        if sqe.fctype() == fctype::CONNECT {
+        // A connection authenticates once.
+        if matches!(sqe.fctype(), fctype::CONNECT | fctype::AUTH_SEND | fctype::AUTH_RECEIVE) {
             return Err(Status::SEQUENCE_ERROR);
         }
         no_data(data)?;
@@ -87,7 +88,7 @@ impl Frontend {
         let data =
             ConnectData::parse(&self.connections[c].small).expect("Connect data is complete");
         match self.try_connect(c, &request, &data) {
-            Ok(id) => (Status::SUCCESS, id.into()),
+            Ok(result) => (Status::SUCCESS, result),
             Err(refusal) => refusal,
         }
     }
@@ -97,7 +98,7 @@ impl Frontend {
         c: usize,
         request: &Connect,
         data: &ConnectData,
-    ) -> Result<u16, (Status, u64)> {
+    ) -> Result<u64, (Status, u64)> {
         if request.recfmt != 0 {
             return Err((Status::CONNECT_INCOMPATIBLE_FORMAT, 0));
         }
@@ -125,20 +126,30 @@ impl Frontend {
         } else {
             self.connect_io(kind, request, data)?
         };
-        let host = self.controllers[k].host;
-        self.hosts[usize::from(host)].connections += 1;
-        self.places.settle(c);
+        let place = self.controllers[k].host;
+        self.hosts[usize::from(place)].connections += 1;
         let connection = &mut self.connections[c];
         connection.state = State::Connected;
         connection.controller = Some(k as u16);
-        connection.host = host;
+        connection.host = place;
         connection.qid = request.qid;
         connection.entries = request.sqsize + 1;
         connection.flow_control = request.cattr & Connect::NO_FLOW_CONTROL == 0;
         connection.sq_head = if connection.flow_control { 0 } else { 0xffff };
         connection.step_deadline = Nanos::NEVER;
         self.restart_keep_alive(k);
-        Ok(self.controllers[k].id)
+        let id = u64::from(self.controllers[k].id);
+        match self.auth_host(host).filter(|_| kind == ControllerKind::Io) {
+            // Every queue by itself: what binds an I/O queue to its controller without that, names and numbers, anyone can read.
+            Some(host) => {
+                self.begin_auth(c, host);
+                Ok(id | CONNECT_AUTH_REQUIRED)
+            }
+            None => {
+                self.places.settle(c);
+                Ok(id)
+            }
+        }
     }
 
     fn connect_admin(
@@ -157,9 +168,12 @@ impl Frontend {
             (0, ControllerKind::Discovery) => DISCOVERY_KATO_MS,
             (ms, _) => ms.min(KATO_MS_MAX),
         };
-        let (k, id) = self.take_controller().ok_or((Status::CONNECT_BUSY, 0))?;
+        let (k, id) = self
+            .take_controller()
+            .or_else(|| self.take_slowest_controller())
+            .ok_or((Status::CONNECT_BUSY, 0))?;
         let host = self.host_place(&data.hostnqn);
-        if !self.has_room(host) {
+        if !self.has_room(host) && !self.evict_auth_of(host) {
             return Err((Status::CONNECT_BUSY, 0));
         }
         self.hosts[host].nqn = data.hostnqn;
@@ -179,7 +193,7 @@ impl Frontend {
     }
 
     fn connect_io(
-        &self,
+        &mut self,
         kind: ControllerKind,
         request: &Connect,
         data: &ConnectData,
@@ -213,7 +227,12 @@ impl Frontend {
         if is_taken {
             return Err((Status::SEQUENCE_ERROR, 0));
         }
-        if self.has_room(controller.host.into()) { Ok(k) } else { Err((Status::CONNECT_BUSY, 0)) }
+        let host = controller.host.into();
+        if self.has_room(host) || self.evict_auth_of(host) {
+            Ok(k)
+        } else {
+            Err((Status::CONNECT_BUSY, 0))
+        }
     }
 
     fn property(&self, k: usize, get: PropertyGet) -> Result<u64, Status> {

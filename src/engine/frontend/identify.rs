@@ -104,6 +104,11 @@ impl Frontend {
                 self.scratch[..hostid.len()].copy_from_slice(&hostid);
                 hostid.len()
             }
+            Page::Auth => {
+                let message = self.connections[c].auth.message();
+                self.scratch[..message.len()].copy_from_slice(message);
+                message.len()
+            }
         }
     }
 

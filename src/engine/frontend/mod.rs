@@ -10,10 +10,13 @@
 //! FE-4  every read that got pieces gives exactly one `Released`.
 //! FE-5  once a connection begins to close, no command of it is the shard's any more: each was abandoned before the call ended.
 //!
-//! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA and authentication.
+//! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA, and the arithmetic of authentication
+//! (`chap`).
 
 mod admin;
 mod admission;
+mod auth;
+mod auth_commands;
 mod command;
 mod config;
 mod connection;
@@ -30,11 +33,13 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Limits, NamespaceConfig, TargetConfig};
+pub use auth_commands::{AuthAnswer, AuthJob};
+pub use config::{AuthConfig, HostAuth, Limits, NamespaceConfig, TargetConfig};
 pub use stage::{Piece, PieceList, SEND_PIECES_MAX};
 
 use admission::Places;
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
+use auth::HostKeys;
 use connection::{Connection, Phase, State, To};
 use controller::{Controller, Host};
 use core::net::IpAddr;
@@ -169,6 +174,12 @@ pub enum Event {
         /// The command.
         cmd: CommandId,
     },
+    /// Something is to be computed for an authentication: take it ([`Frontend::take_auth_job`]), and bring what came of it
+    /// ([`Frontend::auth_computed`]).
+    Authenticate {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Something other than its own traffic (a deadline, a reset) changed what a connection wants: look at its plans.
     Attend {
         /// The connection.
@@ -193,6 +204,10 @@ pub struct Counters {
     pub deadlines_missed: u64,
     /// Writes whose data digest was wrong.
     pub digest_errors: u64,
+    /// Connections that authenticated.
+    pub authenticated: u64,
+    /// Authentications that failed.
+    pub auth_failures: u64,
 }
 
 /// The target of one shard.
@@ -204,6 +219,10 @@ pub struct Frontend {
     /// The hosts that have controllers.
     hosts: Vec<Host>,
     controller_id_next: u16,
+    /// By the place of the host in the configuration.
+    host_keys: Vec<HostKeys>,
+    /// The next sequence number of a challenge; 0 before the first.
+    auth_seqnum: u32,
     events: VecDeque<Event>,
     events_max: usize,
     /// Where small structures are rendered before a part of them is staged.
@@ -223,11 +242,11 @@ impl Frontend {
         config.check();
         let limits = config.limits;
         // One call gives at most two events per slot (controllers that end take all their queues with them), a range event per range
-        // of one command, and two `Attend` per connection (its own deadline and its controller's).
+        // of one command, and three `Attend` per connection (its own deadline, its controller's, a failure that is due).
         let slots = usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
         let events_max = slots * 2
             + io::RANGES_MAX
-            + usize::from(limits.connections_max) * 2
+            + usize::from(limits.connections_max) * 3
             + usize::from(limits.controllers_max);
         Self {
             connections: (0..limits.connections_max).map(|_| Connection::new(&limits)).collect(),
@@ -235,6 +254,10 @@ impl Frontend {
             controllers: (0..limits.controllers_max).map(|_| Controller::default()).collect(),
             hosts: (0..limits.controllers_max).map(|_| Host::default()).collect(),
             controller_id_next: config.controller_ids.0,
+            host_keys: (config.auth.hosts.iter())
+                .map(|host| HostKeys::new(host, &config.nqn))
+                .collect(),
+            auth_seqnum: 0,
             events: VecDeque::with_capacity(events_max),
             events_max,
             scratch: Box::new([0; IDENTIFY_BYTES]),
@@ -412,6 +435,7 @@ impl Frontend {
             | Phase::Sending { .. }
             | Phase::Reply { .. }
             | Phase::Held
+            | Phase::AwaitsAuth
             | Phase::Responding { .. }
             | Phase::Leaving => {}
         }

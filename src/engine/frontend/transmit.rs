@@ -101,6 +101,7 @@ impl Frontend {
                 | Phase::Ranges { .. }
                 | Phase::Reading { .. }
                 | Phase::Held
+                | Phase::AwaitsAuth
                 | Phase::Leaving => unreachable!("{phase:?} stands in a transmit queue"),
             };
             if is_done {

@@ -52,7 +52,9 @@ impl<D: Disk> Serve for Core<D> {
             Event::Flush { cmd, .. } => self.complete(cmd, Status::SUCCESS),
             Event::Released { cmd } => self.released(now, cmd),
             Event::Abandoned { cmd } => self.abandoned(now, cmd),
-            Event::Attend { conn } => self.attend(conn),
+            Event::Attend { .. } | Event::Authenticate { .. } => {
+                unreachable!("the room of clients keeps it")
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ mod sync;
 mod verify;
 mod writes;
 
+use crate::auth::AuthRoom;
 use crate::blocks::BlockSender;
 use crate::clients::{Clients, Serve};
 use crate::disks::{Disks, Work};
@@ -371,6 +372,11 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             layout,
         };
         Self { port, streams, core }
+    }
+
+    /// Has what hosts' authentications want computed done in this room. Without one they all fail.
+    pub fn authenticate_in(&mut self, room: Arc<AuthRoom>) {
+        self.core.clients.auth = Some(room);
     }
 
     /// The streams, for whoever must know where they listen.

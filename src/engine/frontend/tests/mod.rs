@@ -1,6 +1,8 @@
 //! The target driven in memory: bytes made by `wire`, a vector as arena, answers by hand or by themselves.
 //! Rows of the table of bad input are named in the tests: P (PDUs), C (commands), R (resources).
 
+mod auth;
+mod bad_auth;
 mod bad_commands;
 mod bad_connects;
 mod bad_pdus;
@@ -49,6 +51,7 @@ fn config(lba_bytes: u32) -> TargetConfig {
             in_capsule_bytes: IN_CAPSULE,
         },
         hosts: None,
+        auth: AuthConfig::default(),
         traddr: "192.0.2.1".to_string(),
         trsvcid: 4420,
         controller_ids: (1, 50),
@@ -147,6 +150,7 @@ impl World {
                 Event::Flush { cmd, .. } | Event::Zeroes { cmd, .. } => {
                     self.frontend.complete(cmd, Status::SUCCESS)
                 }
+                Event::Authenticate { conn } => self.compute(conn),
                 Event::Released { .. } | Event::Abandoned { .. } | Event::Attend { .. } => {}
             }
         }
