@@ -4,9 +4,10 @@ use crate::ClientError;
 use crate::initiator::{ConnectOptions, Namespace, Subsystem};
 use crate::queue::{Completion, Flow, Queue, Wishes};
 use ibid_wire::nvme_tcp::{
-    Cap, Cc, Connect, ConnectData, Csts, DISCOVERY_NQN, DiscoveryHeader, DiscoveryRecord,
-    GetLogPage, IDENTIFY_BYTES, Identify, IdentifyNamespace, IdentifyNvmController, PropertyGet,
-    PropertySet, Sqe, Status, cns, csi, log_page, nqn_of, property, put_nqn,
+    CONNECT_AUTH_REQUIRED, CONNECT_SECURE_CHANNEL_REQUIRED, Cap, Cc, Connect, ConnectData, Csts,
+    DISCOVERY_NQN, DiscoveryHeader, DiscoveryRecord, GetLogPage, IDENTIFY_BYTES, Identify,
+    IdentifyNamespace, IdentifyNvmController, PropertyGet, PropertySet, Sqe, Status, cns, csi,
+    log_page, nqn_of, property, put_nqn,
 };
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -76,8 +77,17 @@ impl Queue {
         let kato_ms = if qid == 0 { options.keep_alive.as_millis() as u32 } else { 0 };
         let cattr = if options.no_flow_control && qid != 0 { Connect::NO_FLOW_CONTROL } else { 0 };
         let request = Connect { recfmt: 0, qid, sqsize: entries - 1, cattr, kato_ms };
-        self.command("connect", |cid| request.emit(cid), &bytes, 0, &mut Vec::new())
-            .map(|result| result as u16)
+        let result =
+            self.command("connect", |cid| request.emit(cid), &bytes, 0, &mut Vec::new())?;
+        if result & CONNECT_SECURE_CHANNEL_REQUIRED != 0 {
+            return Err(ClientError::Unsupported("a connection without a secure channel"));
+        }
+        if result & CONNECT_AUTH_REQUIRED != 0 {
+            self.authenticate(qid + 1, nqn, options)?;
+        } else if options.controller_secret.is_some() && nqn != DISCOVERY_NQN {
+            return Err(ClientError::NotAuthenticated);
+        }
+        Ok(result as u16)
     }
 
     pub(crate) fn property(

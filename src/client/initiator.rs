@@ -4,6 +4,7 @@ use crate::ClientError;
 use crate::connect::{list_namespaces, nvm_limits, open_admin};
 use crate::queue::{Queue, Wishes};
 use crate::wait::SOCKETS_MAX;
+use ibid_chap::Secret;
 use ibid_wire::nvme_tcp::{
     Cc, ControllerKind, Csts, GetLogPage, IDENTIFY_BYTES, Identify, IdentifyController,
     SetFeatures, Sqe, cns, csi, fctype, feature, oncs, opcode, property,
@@ -31,6 +32,10 @@ pub struct ConnectOptions {
     pub host_nqn: String,
     /// Who we are, as a number.
     pub host_id: [u8; 16],
+    /// What we prove to know where the target asks for it.
+    pub secret: Option<Secret>,
+    /// What the target must prove to know. A target that does not is not used.
+    pub controller_secret: Option<Secret>,
     /// The target may forget us after so long without a sign.
     pub keep_alive: Duration,
     /// For everything that is waited for.
@@ -47,6 +52,8 @@ impl Default for ConnectOptions {
             no_flow_control: true,
             host_nqn: "nqn.2014-08.org.nvmexpress:uuid:69626964-0000-4000-8000-000000000001".into(),
             host_id: *b"ibid-client-host",
+            secret: None,
+            controller_secret: None,
             keep_alive: Duration::from_secs(15),
             timeout: Duration::from_secs(10),
         }

@@ -1,8 +1,9 @@
 //! An NVMe/TCP initiator: what demo, bench and tests drive a target with.
 //! Takes requests with buffers the caller owns, gives them back with a status. One thread, non-blocking inside; sleeps in poll(2)
 //! where it waits, so it may share a core with the target. Nothing is allocated per request.
-//! Not here: TLS, authentication, multipath, reconnecting. A broken connection ends the [`Initiator`].
+//! Authenticates where the target asks for it. Not here: TLS, multipath, reconnecting. A broken connection ends the [`Initiator`].
 
+mod auth;
 mod connect;
 mod initiator;
 mod io;
@@ -14,7 +15,8 @@ mod wait;
 mod loopback;
 
 pub use connect::discover;
-pub use ibid_wire::nvme_tcp::Status;
+pub use ibid_chap::Secret;
+pub use ibid_wire::nvme_tcp::{AuthRefusal, Status};
 pub use initiator::{ConnectOptions, Initiator, Namespace, Subsystem};
 pub use io::{Refused, RefusedWhy};
 pub use queue::Completion;
@@ -49,6 +51,17 @@ pub enum ClientError {
         /// Its status.
         status: Status,
     },
+    /// The target asks who we are.
+    #[error("the target asks for authentication, and there is no secret to give")]
+    SecretNeeded,
+    /// The target should have said who it is, and does not even ask who we are.
+    #[error(
+        "the target does not authenticate, though it must for the controller's secret that was given"
+    )]
+    NotAuthenticated,
+    /// Authentication failed, on either side.
+    #[error("authentication: {}", .0.text())]
+    Authentication(AuthRefusal),
     /// No answer in time.
     #[error("{0}: no answer in time")]
     Timeout(&'static str),

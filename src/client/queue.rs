@@ -5,8 +5,8 @@ use crate::receive::Receiver;
 use crate::wait::wait;
 use crc_fast::{CrcAlgorithm, checksum};
 use ibid_wire::nvme_tcp::{
-    CAPSULE_BYTES, COMMON_BYTES, CommonHeader, DIGEST_BYTES, DataPdu, FatalError, IC_BYTES, IcReq,
-    IcResp, PduKind, R2t, SHORT_BYTES, Sqe, Status, TermReq, dgst, pdu_flag,
+    AUTH_BYTES_MAX, CAPSULE_BYTES, COMMON_BYTES, CommonHeader, DIGEST_BYTES, DataPdu, FatalError,
+    IC_BYTES, IcReq, IcResp, PduKind, R2t, SHORT_BYTES, Sqe, Status, TermReq, dgst, pdu_flag,
 };
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Slices in one gathering write.
 const SLICES_MAX: usize = 48;
-/// Data that travels with its header: a range list, or Connect data.
-const SMALL_BYTES: usize = 1024;
+/// Data that travels with its header: a range list, Connect data, or a message of an authentication.
+const SMALL_BYTES: usize = AUTH_BYTES_MAX;
 /// Header, digest, small data, digest.
 const HEAD_BYTES: usize = CAPSULE_BYTES + DIGEST_BYTES + SMALL_BYTES + DIGEST_BYTES;
 /// MAXH2CDATA is at least this (TCP 3.6.2.3).

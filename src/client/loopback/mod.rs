@@ -1,5 +1,6 @@
 //! The initiator against the real frontend over loopback.
 
+mod auth;
 mod target;
 
 use crate::{ClientError, ConnectOptions, Initiator, RefusedWhy, Status, discover};

@@ -28,6 +28,11 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn start(lba_bytes: u32) -> Self {
+        Self::start_with(lba_bytes, AuthConfig::default())
+    }
+
+    /// One that asks hosts for authentication.
+    pub(super) fn start_with(lba_bytes: u32, auth: AuthConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -50,7 +55,7 @@ impl Target {
                 ..Limits::default()
             },
             hosts: None,
-            auth: AuthConfig::default(),
+            auth,
             traddr: "127.0.0.1".into(),
             trsvcid: addr.port(),
             controller_ids: (1, 100),
