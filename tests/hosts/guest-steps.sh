@@ -1,19 +1,20 @@
 #!/bin/sh
 # The guest's part of linux-guest.sh: its init, and every step as a function. Runs under busybox, alone in a machine that ends with it.
-# Takes ibid.port, ibid.nqn, ibid.lba and ibid.mib from the kernel's command line; writes `PASS name` or `FAIL name` per step to the
-# second serial port, `DONE` at the end.
+# Takes ibid.round, ibid.port, ibid.nqn, ibid.lba and ibid.mib from the kernel's command line; writes `PASS name` or `FAIL name` per
+# step to the second serial port, `ASK word` where the other side has to do something, `DONE` at the end.
 
 export PATH=/bin
 arg() { sed -n "s/.*ibid\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
-# 10.0.2.2 is the machine QEMU runs on, as its user network shows it.
-HOST=10.0.2.2
+# The machine QEMU runs on. Its loopback address is taken for what it is there, not here: so the addresses that a discovery log names
+# are the right ones. See `init`.
+HOST=127.0.0.1
 HOSTNQN=nqn.2014-08.org.nvmexpress:uuid:5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
 HOSTID=5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
 SINK=/dev/ttyS1
 TRACE=/sys/kernel/tracing
 
 if [ $$ != 1 ]; then
-    PORT=$(arg port) NQN=$(arg nqn) LBA=$(arg lba) MIB=$(arg mib)
+    PORT=$(arg port) NQN=$(arg nqn) LBA=$(arg lba) MIB=$(arg mib) ROUND=$(arg round)
     # Other names than the first after a reconnect are the kernel's good right.
     dev() { ls /dev/nvme[0-9]*n1 2>/dev/null | head -n 1; }
     ctrl() { ls -d /sys/class/nvme/nvme* 2>/dev/null | head -n 1; }
@@ -252,6 +253,29 @@ do_files() {
     umount /mnt
 }
 do_last_disconnect() { disconnect; }
+
+# Random writes and their verification, slow enough for what happens meanwhile; nobody but the kernel's own reconnecting helps.
+under_load() {
+    lines=$(dmesg | wc -l)
+    verified 4k-64k 36 --rate=3m --numjobs=2 --offset_increment=64m --group_reporting &
+    load=$!
+    sleep 4
+    echo "ASK $1" >$SINK
+    wait $load
+    [ "$(cat "$(ctrl)/state")" = live ]
+    dmesg | tail -n +$((lines + 1)) >/tmp/dmesg
+    cat /tmp/dmesg
+    if grep -iE 'I/O error|removing|Call Trace|BUG:' /tmp/dmesg; then return 1; fi
+}
+do_connect_to_be_killed() {
+    connect --nr-io-queues=2 --keep-alive-tmo=4 --reconnect-delay=1 --ctrl-loss-tmo=60
+    queues 2
+}
+do_source_killed() {
+    under_load kill_source
+    grep -q 'uccessfully reconnected' /tmp/dmesg
+}
+do_destination_killed() { under_load kill_destination; }
 do_kernel_log() {
     # Refused on purpose above: by passthrough, which Linux logs in its own words.
     if dmesg | grep -iE 'nvme.*(error|timeout|timed out|fail|invalid|unexpected|mismatch|reconnect)|I/O error|ext4.*error|Call Trace|BUG:' |
@@ -261,6 +285,7 @@ do_kernel_log() {
 STEPS='discover connect_1_queue list id_ctrl id_ns logs fio_lba fio_4k fio_64k fio_1m refusals passthrough flush discard dsm_ranges
     write_zeroes discard_all keep_alive reset disconnect digests_1_queue header_digest data_digest connect_4_queues digests_4_queues
     mkfs files last_disconnect kernel_log'
+STEPS_KILLED='connect_to_be_killed source_killed destination_killed mkfs files last_disconnect'
 
 # --- init ----------------------------------------------------------------------------------------------------------------------------
 
@@ -272,11 +297,17 @@ if [ $$ = 1 ]; then
     mount -t tmpfs tmp /tmp
     mount -t tracefs trace $TRACE
     for module in /modules/*; do insmod "$module"; done
-    ip link set lo up
+    # No loopback here: 127.0.0.1 is reached over the network, whose other end takes it for its own.
     ip link set eth0 up
     ip address add 10.0.2.15/24 dev eth0
+    echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet
+    ip route add 127.0.0.0/8 via 10.0.2.2 src 10.0.2.15
     # A new shell per step: only there does `-e` end a function at its first failure.
-    for step in $STEPS; do
+    case $(arg round) in
+        killed) steps=$STEPS_KILLED ;;
+        *) steps=$STEPS ;;
+    esac
+    for step in $steps; do
         start=$(cut -d ' ' -f 1 /proc/uptime)
         echo "step $step"
         if sh -e /steps "$step" >/tmp/said.step 2>&1; then
