@@ -98,6 +98,10 @@ mutants! {
     LossIgnored = "What is lost on the link is not sent again";
     BodyUnchecked = "The destination does not check the sums of what a frame carries";
     PageMissing = "A batch counts as whole while a page of it is missing";
+    CompareSkipsLog = "A compare looks at the volume only";
+    FusedOvertakes = "The compare of a fused pair does not wait for writes that are logged and not committed";
+    FusedUnbarred = "Writes are logged between the compare of a fused pair and its write";
+    FusedUnmatched = "The write of a fused pair is logged though its compare found a difference";
     AckedUnplaced = "A frame is reported although what it carries had no place";
 }
 

@@ -25,10 +25,14 @@ pub mod opcode {
     pub const WRITE: u8 = 0x01;
     /// I/O: Read.
     pub const READ: u8 = 0x02;
+    /// I/O: Compare.
+    pub const COMPARE: u8 = 0x05;
     /// I/O: Write Zeroes.
     pub const WRITE_ZEROES: u8 = 0x08;
     /// I/O: Dataset Management.
     pub const DATASET_MANAGEMENT: u8 = 0x09;
+    /// I/O: Verify.
+    pub const VERIFY: u8 = 0x0c;
     /// A fabrics command; its kind is in FCTYPE.
     pub const FABRICS: u8 = 0x7f;
 }
@@ -43,6 +47,23 @@ pub mod psdt {
     pub const MASK: u8 = 0b11 << 6;
     /// The bits of fused operations in the same byte.
     pub const FUSE_MASK: u8 = 0b11;
+    /// First command of a fused operation.
+    pub const FUSE_FIRST: u8 = 0b01;
+    /// Second command of a fused operation.
+    pub const FUSE_SECOND: u8 = 0b10;
+}
+
+/// What the fuse bits of a command say (Base 3.4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fuse {
+    /// A command by itself.
+    Not,
+    /// The first of two.
+    First,
+    /// The second of two.
+    Second,
+    /// A value that has no meaning.
+    Reserved,
 }
 
 /// Type and subtype of an SGL descriptor in its last byte (Base 4.1.2).
@@ -141,9 +162,20 @@ impl Sqe {
     pub const fn uses_sgl(&self) -> bool {
         matches!(self.flags & psdt::MASK, psdt::SGL | psdt::SGL_METADATA)
     }
-    /// Whether it is part of a fused operation.
-    pub const fn is_fused(&self) -> bool {
-        self.flags & psdt::FUSE_MASK != 0
+    /// Whether it is part of a fused operation, and which.
+    pub const fn fuse(&self) -> Fuse {
+        match self.flags & psdt::FUSE_MASK {
+            0 => Fuse::Not,
+            psdt::FUSE_FIRST => Fuse::First,
+            psdt::FUSE_SECOND => Fuse::Second,
+            _ => Fuse::Reserved,
+        }
+    }
+    /// The same command as part of a fused operation.
+    #[must_use]
+    pub const fn fused(mut self, fuse: u8) -> Self {
+        self.flags = self.flags & !psdt::FUSE_MASK | fuse & psdt::FUSE_MASK;
+        self
     }
 }
 

@@ -35,10 +35,20 @@ pub mod csi {
 
 /// Bits of [`IdentifyController::oncs`].
 pub mod oncs {
+    /// Compare.
+    pub const COMPARE: u16 = 1 << 0;
     /// Dataset Management.
     pub const DATASET_MANAGEMENT: u16 = 1 << 2;
     /// Write Zeroes.
     pub const WRITE_ZEROES: u16 = 1 << 3;
+    /// Verify.
+    pub const VERIFY: u16 = 1 << 7;
+}
+
+/// Bits of [`IdentifyController::fuses`].
+pub mod fuses {
+    /// Compare and Write.
+    pub const COMPARE_AND_WRITE: u16 = 1 << 0;
 }
 
 /// CNTRLTYPE.
@@ -98,12 +108,16 @@ layout! {
         nn: u32 = 516,
         /// Optional I/O commands, see [`oncs`].
         oncs: u16 = 520,
+        /// Fused operations, see [`fuses`].
+        fuses: u16 = 522,
         /// Volatile write cache.
         vwc: u8 = 525,
         /// Atomic write unit, minus one.
         awun: u16 = 526,
         /// Atomic write unit across power failure, minus one.
         awupf: u16 = 528,
+        /// Atomic compare and write unit, minus one.
+        acwu: u16 = 532,
         /// SGL support.
         sgls: u32 = 536,
         /// Most namespaces.
@@ -144,6 +158,8 @@ layout! {
         nawun: u16 = 34,
         /// Atomic write unit across power failure, minus one.
         nawupf: u16 = 36,
+        /// Atomic compare and write unit, minus one.
+        nacwu: u16 = 38,
         /// Atomic boundary; 0 is none.
         nabsn: u16 = 40,
         /// Atomic boundary offset.
@@ -184,12 +200,16 @@ layout! {
 layout! {
     /// Identify Controller of the NVM command set (CNS 06h): limits of commands MDTS says nothing about.
     pub struct IdentifyNvmController [4096] {
+        /// Verify limit as a power of two of 4 KiB.
+        vsl: u8 = 0,
         /// Write Zeroes limit as a power of two of 4 KiB.
         wzsl: u8 = 1,
         /// Most ranges in a Dataset Management.
         dmrl: u8 = 3,
         /// Most logical blocks in one of them.
         dmrsl: u32 = 4,
+        /// Most logical blocks in one Dataset Management; 0 is no limit.
+        dmsl: u64 = 8,
     }
 }
 

@@ -24,7 +24,7 @@ pub use auth::{
     CONNECT_AUTH_REQUIRED, CONNECT_SECURE_CHANNEL_REQUIRED, DH_BYTES_MAX, DhGroup, HASH_BYTES_MAX,
     ID_LIST_MAX, SECP_NVME, SPSP_AUTH,
 };
-pub use command::{Cqe, Sgl, Sqe, opcode, psdt, sgl_kind};
+pub use command::{Cqe, Fuse, Sgl, Sqe, opcode, psdt, sgl_kind};
 pub use digest::{Crc32c, crc32c};
 pub use fabrics::{
     Cap, Cc, Connect, ConnectData, ConnectRefusal, Csts, DISCOVERY_NQN, NQN_BYTES_MAX, PropertyGet,
@@ -33,15 +33,15 @@ pub use fabrics::{
 pub use identify::{
     ControllerKind, IDENTIFY_BYTES, IdentifyController, IdentifyIndependentNamespace,
     IdentifyNamespace, IdentifyNvmController, NamespaceId, cns, csi, emit_descriptors,
-    emit_namespace_list, oncs, parse_descriptors,
+    emit_namespace_list, fuses, oncs, parse_descriptors,
 };
 pub use logs::{
     DiscoveryHeader, DiscoveryRecord, EFFECTS_SUPPORTED, EFFECTS_WRITES, FirmwareLog, HealthLog,
     log_page,
 };
 pub use params::{
-    Deallocate, DsmRange, GetFeatures, GetLogPage, Identify, Io, SetFeatures, feature,
-    write_zeroes_deallocates,
+    Deallocate, DsmRange, GetFeatures, GetLogPage, Identify, Io, SetFeatures, directive_type,
+    feature, write_zeroes_deallocates,
 };
 pub use pdu::{
     CAPSULE_BYTES, COMMON_BYTES, CommonHeader, DIGEST_BYTES, DataPdu, FatalError, IC_BYTES, IcReq,

@@ -21,6 +21,11 @@ pub const fn write_zeroes_deallocates(sqe: &Sqe) -> bool {
     sqe.cdw12 & DEAC != 0
 }
 
+/// The directive type of a write (NVM 3.2.6, DTYPE); 0 is none.
+pub const fn directive_type(sqe: &Sqe) -> u8 {
+    (sqe.cdw12 >> 20 & 0xf) as u8
+}
+
 impl Io {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {

@@ -32,6 +32,8 @@ statuses! {
     DATA_TRANSFER_ERROR = 0/0x04, retry, "data transfer error";
     INTERNAL_ERROR = 0/0x06, never, "internal error";
     ABORTED_BY_REQUEST = 0/0x07, never, "command abort requested";
+    ABORTED_FAILED_FUSED = 0/0x09, never, "command aborted: the other command of its fused pair failed";
+    ABORTED_MISSING_FUSED = 0/0x0a, never, "command aborted: the other command of its fused pair is missing";
     INVALID_NAMESPACE = 0/0x0b, never, "invalid namespace or format";
     SEQUENCE_ERROR = 0/0x0c, never, "command sequence error";
     SGL_LENGTH_INVALID = 0/0x0f, never, "data SGL length invalid";
@@ -57,6 +59,7 @@ statuses! {
     AUTHENTICATION_REQUIRED = 1/0x91, never, "authentication required";
     WRITE_FAULT = 2/0x80, retry, "write fault";
     UNRECOVERED_READ_ERROR = 2/0x81, never, "unrecovered read error";
+    COMPARE_FAILURE = 2/0x85, never, "compare failure";
     ANA_INACCESSIBLE = 3/0x02, retry, "asymmetric access inaccessible";
 }
 

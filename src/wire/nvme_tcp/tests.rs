@@ -57,7 +57,7 @@ fn commands_survive_the_wire() {
     assert_eq!(Io::parse(&back), io);
     assert_eq!(bytes[39], 0x01);
     assert!(back.uses_sgl());
-    assert!(!back.is_fused());
+    assert_eq!(back.fuse(), Fuse::Not);
     assert!(write_zeroes_deallocates(&io.emit_zeroes(1, 1, true)));
     assert!(!write_zeroes_deallocates(&io.emit_zeroes(1, 1, false)));
 
