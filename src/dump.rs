@@ -318,6 +318,7 @@ fn recovery(
         staging_blocks: 0,
         catch_up_blocks: 0,
         answer_blocks: 0,
+        compare_blocks: 0,
     });
     let bytes =
         usize::try_from(layout.bytes()).context("the log is larger than an address space")?;

@@ -46,6 +46,8 @@ const ASIDE_BLOCKS: u32 = 4096;
 const CATCH_UP_BLOCKS: u32 = 1024;
 /// Memory for what one node asks of the other outside the log's order, and compares with it: 2 MiB.
 const ANSWER_BLOCKS: u32 = 512;
+/// Memory for data of clients that is compared with what a volume holds, at a source: 4 MiB, half of which is for what comes in capsules.
+const COMPARE_BLOCKS: u32 = 1024;
 /// The least memory for reads: eight of the longest.
 const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
@@ -334,6 +336,7 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
         staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { ASIDE_BLOCKS },
         catch_up_blocks: CATCH_UP_BLOCKS,
         answer_blocks: ANSWER_BLOCKS,
+        compare_blocks: if role == Role::Source { COMPARE_BLOCKS } else { 0 },
     });
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;

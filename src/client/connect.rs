@@ -228,13 +228,14 @@ pub(crate) fn list_namespaces(
             blocks: data.nsze,
             lba_bytes: 1 << shift,
             atomic_blocks: u32::from(data.nawupf) + 1,
+            pair_blocks: u32::from(data.nacwu) + 1,
             nguid: data.nguid,
         });
     }
     Ok(namespaces)
 }
 
-/// The limits of Write Zeroes and Dataset Management; a target without that page has none to tell.
+/// The limits of Verify, Write Zeroes and Dataset Management; a target without that page has none to tell.
 pub(crate) fn nvm_limits(
     admin: &mut Queue,
     buffer: &mut Vec<u8>,
@@ -244,7 +245,7 @@ pub(crate) fn nvm_limits(
         Ok(()) => IdentifyNvmController::parse(buffer)
             .map_err(|_| ClientError::Protocol("short Identify data")),
         Err(ClientError::Failed { status, .. }) if status.sct() == Status::INVALID_FIELD.sct() => {
-            Ok(IdentifyNvmController { wzsl: 0, dmrl: 0, dmrsl: 0 })
+            Ok(IdentifyNvmController { vsl: 0, wzsl: 0, dmrl: 0, dmrsl: 0, dmsl: 0 })
         }
         Err(other) => Err(other),
     }

@@ -18,12 +18,14 @@ pub struct LayoutConfig {
     pub catch_up_blocks: u32,
     /// Blocks for what one node asks of the other outside the log's order.
     pub answer_blocks: u32,
+    /// Blocks for data that clients want compared, and what it is compared with (source).
+    pub compare_blocks: u32,
 }
 
 /// Pages of the out-of-sync map that are read or written at once.
 pub const MAP_STAGING_BLOCKS: u32 = 16;
 
-/// The arena's regions, in order: log, reads, staging, catch-up, answers, map, zeroes, superblock.
+/// The arena's regions, in order: log, reads, staging, catch-up, answers, map, compares, zeroes, superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
     /// The log's slots, from offset 0 on.
@@ -38,6 +40,8 @@ pub struct Layout {
     pub answers: Span64,
     /// Pages of the out-of-sync map between memory and device.
     pub map: Span64,
+    /// Data that is compared.
+    pub compares: Span64,
     /// One MiB that is never written.
     pub zeroes: Span,
     /// One block for writing superblocks from.
@@ -72,9 +76,10 @@ impl Layout {
         let catch_up = Span64 { at: staging.end(), blocks: config.catch_up_blocks };
         let answers = Span64 { at: catch_up.end(), blocks: config.answer_blocks };
         let map = Span64 { at: answers.end(), blocks: MAP_STAGING_BLOCKS };
-        let zeroes = Span::new(map.end(), 1 << 20);
+        let compares = Span64 { at: map.end(), blocks: config.compare_blocks };
+        let zeroes = Span::new(compares.end(), 1 << 20);
         let superblock = Span::new(zeroes.end(), BLOCK_BYTES as u32);
-        Layout { log, reads, staging, catch_up, answers, map, zeroes, superblock }
+        Layout { log, reads, staging, catch_up, answers, map, compares, zeroes, superblock }
     }
 
     /// Bytes the arena must have.

@@ -83,6 +83,7 @@ fn layout() -> Layout {
         staging_blocks: 0,
         catch_up_blocks: 3,
         answer_blocks: 5,
+        compare_blocks: 0,
     })
 }
 

@@ -3,8 +3,9 @@
 
 use crate::faults::{Class, Classes};
 use crate::host::{Done, Op, Queue, Request};
-use crate::model::{Reading, Write};
+use crate::model::{Reading, Versions, Write};
 use crate::oracle::{Oracle, Sent};
+use crate::pair::{Outcome, PAIR_BYTES, Pair};
 use crate::random::Random;
 use crate::trace::{Event, Place};
 use crate::{SOURCE, World};
@@ -19,6 +20,10 @@ pub struct ClientConfig {
     pub reads: u32,
     pub zeroes: u32,
     pub flushes: u32,
+    pub compares: u32,
+    pub verifies: u32,
+    /// Compare and Write: of a lock word, mostly, for which clients race.
+    pub pairs: u32,
     /// Of the writes: 1 MiB.
     pub large: u32,
     /// Of the writes: parts of a block.
@@ -38,6 +43,12 @@ enum Under {
     /// Writes, each with what was known when it was sent.
     Writes(Vec<(Write, Sent)>),
     Read(Reading),
+    Verify,
+    Compare(Reading, Versions),
+    /// The second command of a pair; the first one's tag is one less.
+    Pair(Box<Pair>, Sent),
+    /// The first one.
+    First,
     Nothing,
 }
 
@@ -161,11 +172,29 @@ impl Clients {
         let Some(under) = self.under.remove(&tag) else { return };
         self.unanswered += 1;
         match under {
-            Under::Read(reading) => world.model.drop_read(&reading),
+            Under::Read(reading) | Under::Compare(reading, _) => world.model.drop_read(&reading),
             Under::Writes(writes) => {
                 self.orphans.extend(writes.iter().map(|(write, _)| (at, *write)));
             }
-            Under::Nothing => {}
+            Under::Pair(pair, _) => {
+                world.model.drop_read(&pair.reading);
+                self.orphans.push((at, pair.write));
+                // Its first command, if that has not ended.
+                self.under.remove(&(tag - 1));
+            }
+            Under::First => {
+                let other = match self.under.get(&(tag + 1)) {
+                    Some(Under::Pair(pair, _)) if pair.write_has_ended() => {
+                        self.under.remove(&(tag + 1))
+                    }
+                    _ => None,
+                };
+                if let Some(Under::Pair(pair, _)) = other {
+                    world.model.drop_read(&pair.reading);
+                    self.orphans.push((at, pair.write));
+                }
+            }
+            Under::Verify | Under::Nothing => {}
         }
     }
 
@@ -254,7 +283,12 @@ impl Clients {
         };
         let sent_at = oracle.stamp(world);
         let kind = self.random.below(1000) as u32;
-        let ClientConfig { reads, zeroes, flushes, .. } = self.config;
+        let ClientConfig { reads, zeroes, flushes, compares, verifies, pairs, .. } = self.config;
+        let reads_end = reads + zeroes + flushes;
+        if (reads_end..reads_end + pairs).contains(&kind) {
+            self.submit_pair(world, oracle, at, volume);
+            return;
+        }
         let (request, under) = if kind < reads {
             let longest = if self.random.chance(200) { TRANSFER } else { 128 };
             let length = 1 + self.random.below(longest);
@@ -282,6 +316,19 @@ impl Clients {
             }
         } else if kind < reads + zeroes + flushes {
             (request(0, unit, Op::Flush), Under::Nothing)
+        } else if kind < reads_end + pairs + verifies {
+            let length = 1 + self.random.below(TRANSFER);
+            let (first, length) = self.place(world, volume, length);
+            (request(first, length, Op::Verify), Under::Verify)
+        } else if kind < reads_end + pairs + verifies + compares {
+            let longest = if self.random.chance(200) { TRANSFER } else { 64 };
+            let length = 1 + self.random.below(longest);
+            let (first, length) = self.place(world, volume, length);
+            let (data, versions) = self.guess(world, volume, first, length);
+            let in_capsule = data.len() <= 16 << 10 && self.random.chance(600);
+            let reading = world.model.begin_read(volume, first, length);
+            let op = Op::Compare { data, in_capsule };
+            (request(first, length, op), Under::Compare(reading, versions))
         } else {
             let length = self.length();
             let (first, length) = self.place(world, volume, length);
@@ -296,9 +343,99 @@ impl Clients {
         world.queues[at].submit(self.next, request);
     }
 
+    /// What a client believes that a run holds.
+    fn guess(
+        &mut self,
+        world: &World,
+        volume: usize,
+        first: u64,
+        length: u64,
+    ) -> (Vec<u8>, Versions) {
+        let versions = world.model.guess(volume, first, length, &mut self.random);
+        (world.model.bytes_of(volume, first, &versions), versions)
+    }
+
+    /// Sends a compare and a write that are one, mostly for a hot place.
+    fn submit_pair(&mut self, world: &mut World, oracle: &Oracle, at: usize, volume: usize) {
+        if !world.queues[at].has_room_for(2) {
+            return;
+        }
+        let (sectors, lba_bytes) = world.config.volumes[volume];
+        let unit = u64::from(lba_bytes) / 512;
+        let longest = if self.random.chance(700) { 1 } else { PAIR_BYTES / u64::from(lba_bytes) };
+        let length = (1 + self.random.below(longest)) * unit;
+        let (first, length) = if self.random.chance(700) {
+            let area = self.config.sectors.min(sectors);
+            let first = self.random.below(HOT_PLACES) * 37 % area / unit * unit;
+            (first.min(sectors - length), length)
+        } else {
+            self.place(world, volume, length)
+        };
+        let sent_at = oracle.stamp(world);
+        let versions = world.model.guess(volume, first, length, &mut self.random);
+        let (pair, [compare, write]) =
+            Pair::begin(&mut world.model, (volume, lba_bytes), (first, versions), &mut self.random);
+        let tags = [self.next + 1, self.next + 2];
+        self.next += 2;
+        world.trace.mix(9 << 56 | self.next);
+        self.under.insert(tags[0], Under::First);
+        self.under.insert(tags[1], Under::Pair(Box::new(pair), sent_at));
+        world.queues[at].submit_pair([(tags[0], compare), (tags[1], write)]);
+    }
+
+    /// One command of a pair has ended; the pair is judged when both have.
+    fn half_ended(
+        &mut self,
+        world: &mut World,
+        oracle: &mut Oracle,
+        (tag, half): (u64, usize),
+        status: Status,
+    ) {
+        if status.is_success() {
+            self.acknowledged += 1;
+        } else {
+            self.failed += 1;
+            world.trace.event(SOURCE, Event::CommandFailed, u64::from(status.raw()));
+        }
+        let Some(Under::Pair(pair, _)) = self.under.get_mut(&tag) else {
+            panic!("a pair under way")
+        };
+        if !pair.ended(half, status) {
+            return;
+        }
+        let Some(Under::Pair(pair, sent_at)) = self.under.remove(&tag) else {
+            panic!("a pair under way")
+        };
+        let write = pair.write;
+        match pair.judge(&mut world.model) {
+            Outcome::Effective(seen) => {
+                oracle.seen(world, &seen);
+                world.trace.event(SOURCE, Event::Acknowledged, u64::from(write));
+                oracle.acknowledged(world, write, sent_at);
+                world.model.end_write(write);
+            }
+            Outcome::Unsure(seen) => oracle.seen(world, &seen),
+            Outcome::Never => oracle.never(world, write),
+        }
+    }
+
     /// A command has ended.
     pub fn ended(&mut self, world: &mut World, oracle: &mut Oracle, done: Done) {
-        let under = self.under.remove(&done.tag).expect("a command under way");
+        let Done { tag, status, .. } = done;
+        if let Some(Under::Pair(..)) = self.under.get(&tag) {
+            self.half_ended(world, oracle, (tag, 1), status);
+            return;
+        }
+        let under = self.under.remove(&tag).expect("a command under way");
+        if matches!(under, Under::First) {
+            self.half_ended(world, oracle, (tag + 1, 0), status);
+            return;
+        }
+        if let (Status::COMPARE_FAILURE, Under::Compare(reading, versions)) = (status, &under) {
+            self.acknowledged += 1;
+            world.model.differed(reading, versions, None);
+            return;
+        }
         if done.status != Status::SUCCESS {
             self.refused(world, done.status, under);
             return;
@@ -316,7 +453,14 @@ impl Clients {
                 let seen = world.model.see(&reading, &done.data);
                 oracle.seen(world, &seen);
             }
-            Under::Nothing => {}
+            Under::Compare(reading, versions) => {
+                let Reading { volume, first, .. } = reading;
+                let bytes = world.model.bytes_of(volume, first, &versions);
+                let seen = world.model.see(&reading, &bytes);
+                oracle.seen(world, &seen);
+            }
+            Under::Pair(..) | Under::First => unreachable!("pairs end apart"),
+            Under::Verify | Under::Nothing => {}
         }
     }
 
@@ -334,7 +478,7 @@ impl Clients {
                     world.model.end_unsure(write);
                 }
             }
-            Under::Read(reading) => {
+            Under::Read(reading) | Under::Compare(reading, _) => {
                 world.model.drop_read(&reading);
                 assert!(
                     status == Status::COMMAND_INTERRUPTED
@@ -342,6 +486,14 @@ impl Clients {
                     "a read ends with {status}"
                 );
             }
+            Under::Verify => {
+                assert!(
+                    status == Status::COMMAND_INTERRUPTED
+                        || status == Status::UNRECOVERED_READ_ERROR,
+                    "a verify ends with {status}"
+                );
+            }
+            Under::Pair(..) | Under::First => unreachable!("pairs end apart"),
             Under::Nothing => {
                 assert!(status == Status::COMMAND_INTERRUPTED, "a flush ends with {status}");
             }

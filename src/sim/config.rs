@@ -21,6 +21,8 @@ pub struct WorldConfig {
     pub cp_interval: Nanos,
     pub read_blocks: u32,
     pub staging_blocks: u32,
+    /// For data of compares that comes in capsules.
+    pub compare_blocks: u32,
     /// The source's memory for late data.
     pub aside_blocks: u32,
     pub net: NetFaults,
@@ -63,6 +65,7 @@ impl WorldConfig {
             cp_interval: Nanos::from_millis(50),
             read_blocks: 1100,
             staging_blocks: 64,
+            compare_blocks: 64,
             aside_blocks: 2048,
             net: NetFaults::NONE,
             disk: DiskFaults::FAST,
@@ -103,6 +106,10 @@ impl WorldConfig {
             },
             catch_up_blocks: self.catch_up_blocks,
             answer_blocks: 512,
+            compare_blocks: match role {
+                Role::Source => 514 + self.compare_blocks,
+                Role::Destination => 0,
+            },
         })
     }
 

@@ -8,7 +8,7 @@ use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{
     COMMON_BYTES, Cc, CommonHeader, Connect, ConnectData, Cqe, DataPdu, Deallocate, DsmRange,
     FatalError, IcReq, IcResp, Io, PduKind, PropertySet, R2t, Sgl, Sqe, Status, TermReq, dgst,
-    opcode, pdu_flag, property, put_nqn,
+    opcode, pdu_flag, property, psdt, put_nqn,
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ const HOST: &str = "nqn.2014-08.org.example:host";
 pub enum Op {
     Write { data: Vec<u8>, in_capsule: bool },
     Read,
+    Compare { data: Vec<u8>, in_capsule: bool },
+    Verify,
     Zeroes { deallocate: bool },
     Deallocate(Vec<(u64, u32)>),
     Flush,
@@ -155,7 +157,10 @@ impl Queue {
         self.outstanding.len()
     }
     pub fn has_room(&self) -> bool {
-        self.is_ready() && self.outstanding.len() < usize::from(self.config.depth)
+        self.has_room_for(1)
+    }
+    pub fn has_room_for(&self, commands: usize) -> bool {
+        self.is_ready() && self.outstanding.len() + commands <= usize::from(self.config.depth)
     }
     /// When withheld data goes out.
     pub fn next_release(&self) -> Option<u64> {
@@ -209,6 +214,17 @@ impl Queue {
 
     /// Sends a command.
     pub fn submit(&mut self, tag: u64, request: Request) {
+        self.submit_as(tag, request, 0);
+    }
+
+    /// Sends a compare and a write as one.
+    pub fn submit_pair(&mut self, [one, other]: [(u64, Request); 2]) {
+        assert!(self.has_room_for(2), "more commands than the queue takes");
+        self.submit_as(one.0, one.1, psdt::FUSE_FIRST);
+        self.submit_as(other.0, other.1, psdt::FUSE_SECOND);
+    }
+
+    fn submit_as(&mut self, tag: u64, request: Request, fuse: u8) {
         assert!(self.has_room(), "more commands than the queue takes");
         let cid = self.cid();
         let Request { nsid, slba, blocks, lba_bytes, op } = request;
@@ -216,14 +232,18 @@ impl Queue {
         let bytes = blocks * lba_bytes;
         let mut outstanding = Outstanding { tag, out: Vec::new(), data: Vec::new(), got: 0 };
         match op {
-            Op::Write { data, in_capsule } => {
-                let mut sqe = io.emit(opcode::WRITE, cid, nsid);
+            Op::Write { ref data, in_capsule } | Op::Compare { ref data, in_capsule } => {
+                let code = match op {
+                    Op::Write { .. } => opcode::WRITE,
+                    _ => opcode::COMPARE,
+                };
+                let mut sqe = io.emit(code, cid, nsid).fused(fuse);
                 if in_capsule {
                     sqe.sgl = Sgl::in_capsule(bytes);
-                    self.capsule(&sqe, &data, outstanding);
+                    self.capsule(&sqe, data, outstanding);
                 } else {
                     sqe.sgl = Sgl::transport(bytes);
-                    outstanding.out = data;
+                    outstanding.out = data.clone();
                     self.capsule(&sqe, &[], outstanding);
                 }
             }
@@ -233,6 +253,7 @@ impl Queue {
                 outstanding.data = vec![0xEE; bytes as usize];
                 self.capsule(&sqe, &[], outstanding);
             }
+            Op::Verify => self.capsule(&io.emit(opcode::VERIFY, cid, nsid), &[], outstanding),
             Op::Zeroes { deallocate } => {
                 self.capsule(&io.emit_zeroes(cid, nsid, deallocate), &[], outstanding)
             }

@@ -21,6 +21,7 @@ pub mod model;
 pub mod mutants;
 pub mod net;
 pub mod oracle;
+pub mod pair;
 pub mod random;
 pub mod run;
 pub mod runner;

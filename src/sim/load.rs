@@ -1,7 +1,8 @@
 //! Random clients over a world: which commands, where and how large is chance; every answer goes through the model.
 
 use crate::host::{Done, Op, Request};
-use crate::model::{Reading, Write};
+use crate::model::{Reading, Versions, Write};
+use crate::pair::{Outcome, PAIR_BYTES, Pair};
 use crate::world::World;
 use ibid_wire::nvme_tcp::Status;
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ pub struct LoadConfig {
     pub reads: u32,
     pub zeroes: u32,
     pub flushes: u32,
+    /// Compares, verifies, and pairs of a compare and a write.
+    pub looks: u32,
     /// Of the writes: as large as the transfer allows.
     pub large: u32,
     /// Sectors of each volume that are used: few make overlaps.
@@ -28,6 +31,9 @@ pub struct LoadConfig {
 enum Under {
     Writes(Vec<Write>),
     Read(Reading),
+    Compare(Reading, Versions),
+    /// The second command of a pair; the first one's tag is one less.
+    Pair(Box<Pair>),
     Nothing,
 }
 
@@ -108,8 +114,12 @@ impl Load {
             return;
         }
         for tag in world.queues[at].die() {
-            if let Some(Under::Read(reading)) = self.under.remove(&tag) {
-                world.model.drop_read(&reading);
+            match self.under.remove(&tag) {
+                Some(Under::Read(reading) | Under::Compare(reading, _)) => {
+                    world.model.drop_read(&reading);
+                }
+                Some(Under::Pair(pair)) => world.model.drop_read(&pair.reading),
+                Some(Under::Writes(_) | Under::Nothing) | None => {}
             }
         }
     }
@@ -175,6 +185,24 @@ impl Load {
             }
         } else if kind < config.reads + config.zeroes + config.flushes {
             (request(0, unit, Op::Flush), Under::Nothing)
+        } else if kind < config.reads + config.zeroes + config.flushes + config.looks {
+            let (first, length) = self.place(world, volume, TRANSFER);
+            match world.random.below(3) {
+                0 => (request(first, length, Op::Verify), Under::Nothing),
+                1 => {
+                    let versions = world.model.guess(volume, first, length, &mut world.random);
+                    let data = world.model.bytes_of(volume, first, &versions);
+                    let in_capsule = data.len() <= 16 << 10 && world.random.chance(600);
+                    let reading = world.model.begin_read(volume, first, length);
+                    let op = Op::Compare { data, in_capsule };
+                    (request(first, length, op), Under::Compare(reading, versions))
+                }
+                _ => {
+                    let run = (first, length.min(PAIR_BYTES / 512));
+                    self.submit_pair(world, at, (volume, lba_bytes), run);
+                    return;
+                }
+            }
         } else {
             let longest = if world.random.chance(config.large) { TRANSFER } else { 256 };
             let (mut first, mut length) = self.place(world, volume, longest);
@@ -192,25 +220,75 @@ impl Load {
         world.queues[at].submit(self.next, request);
     }
 
+    fn submit_pair(&mut self, world: &mut World, at: usize, volume: (usize, u32), run: (u64, u64)) {
+        if !world.queues[at].has_room_for(2) {
+            return;
+        }
+        let World { model, random, .. } = world;
+        let (first, length) = run;
+        let versions = model.guess(volume.0, first, length, random);
+        let (pair, [compare, write]) = Pair::begin(model, volume, (first, versions), random);
+        self.under.insert(self.next + 1, Under::Nothing);
+        self.under.insert(self.next + 2, Under::Pair(Box::new(pair)));
+        world.queues[at].submit_pair([(self.next + 1, compare), (self.next + 2, write)]);
+        self.next += 2;
+    }
+
     fn ended(&mut self, world: &mut World, done: Done) {
+        self.answered += 1;
+        for half in 0..2 {
+            let tag = done.tag + 1 - half as u64;
+            let Some(Under::Pair(pair)) = self.under.get_mut(&tag) else { continue };
+            let both = pair.ended(half, done.status);
+            if half == 0 {
+                self.under.remove(&done.tag);
+            }
+            if both {
+                self.end_pair(world, tag);
+            }
+            return;
+        }
+        let under = self.under.remove(&done.tag).expect("a command under way");
+        if let (Status::COMPARE_FAILURE, Under::Compare(reading, versions)) = (done.status, &under)
+        {
+            world.model.differed(reading, versions, None);
+            return;
+        }
         assert!(
             done.status == Status::SUCCESS,
             "seed {}: a command fails with {}",
             world.config.seed,
             done.status
         );
-        self.answered += 1;
-        match self.under.remove(&done.tag).expect("a command under way") {
+        match under {
             Under::Writes(writes) => {
-                for write in writes {
-                    world.model.end_write(write);
-                    if let Some(completed) = &mut self.completed {
-                        completed(world, write);
-                    }
-                }
+                writes.into_iter().for_each(|write| self.end_write(world, write))
             }
+            Under::Compare(reading, versions) => {
+                let Reading { volume, first, .. } = reading;
+                let bytes = world.model.bytes_of(volume, first, &versions);
+                world.model.end_read(&reading, &bytes);
+            }
+            Under::Pair(_) => unreachable!("pairs end apart"),
             Under::Read(reading) => world.model.end_read(&reading, &done.data),
             Under::Nothing => {}
+        }
+    }
+
+    fn end_pair(&mut self, world: &mut World, tag: u64) {
+        let Some(Under::Pair(pair)) = self.under.remove(&tag) else { panic!("a pair under way") };
+        let write = pair.write;
+        match pair.judge(&mut world.model) {
+            Outcome::Effective(_) => self.end_write(world, write),
+            Outcome::Unsure(_) => panic!("seed {}: a pair fails", world.config.seed),
+            Outcome::Never => {}
+        }
+    }
+
+    fn end_write(&mut self, world: &mut World, write: Write) {
+        world.model.end_write(write);
+        if let Some(completed) = &mut self.completed {
+            completed(world, write);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Judges every read: each sector by itself, and each write as a whole (all of it is seen, or none).
 
 use crate::random::Random;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: usize = 512;
 const NEVER: u64 = u64::MAX;
@@ -34,11 +34,14 @@ struct Candidate {
     ordered: u64,
 }
 
+/// What each sector of a run holds: a write, or `None` for zeroes.
+pub type Versions = Vec<Option<Write>>;
+
 /// A read under way.
 #[derive(Debug)]
 pub struct Reading {
-    volume: usize,
-    first: u64,
+    pub volume: usize,
+    pub first: u64,
     sectors: u64,
     began: u64,
 }
@@ -49,6 +52,8 @@ pub struct Model {
     now: u64,
     crashed: u64,
     reading: BTreeSet<u64>,
+    /// Which write came directly behind which, by volume and sector, where a fused pair says so.
+    followed: BTreeMap<(usize, u64, Write), Write>,
 }
 
 /// The bytes of a sector as write `write` makes them: no two are alike.
@@ -82,6 +87,7 @@ impl Model {
             now: 0,
             crashed: 0,
             reading: BTreeSet::new(),
+            followed: BTreeMap::new(),
         }
     }
 
@@ -186,6 +192,112 @@ impl Model {
     /// A client reads.
     pub fn is_read_from(&self) -> bool {
         !self.reading.is_empty()
+    }
+
+    /// What a client may believe that a run holds: of each sector the newest version that is surely there, at times another one, at times one
+    /// that never was.
+    pub fn guess(&self, volume: usize, first: u64, sectors: u64, random: &mut Random) -> Versions {
+        let kind = random.below(100);
+        let mut versions: Versions = (first..first + sectors)
+            .map(|sector| {
+                let candidates = &self.volumes[volume][sector as usize];
+                let sure = candidates.iter().rev().find(|candidate| candidate.effective != NEVER);
+                let newest = candidates.last();
+                let any = &candidates[random.below(candidates.len() as u64) as usize];
+                let candidate = match kind {
+                    0..75 => sure.or(newest),
+                    75..90 => newest,
+                    _ => Some(any),
+                };
+                candidate.and_then(|candidate| (!candidate.zeroes).then_some(candidate.write))
+            })
+            .collect();
+        if random.chance(50) {
+            let at = random.below(sectors) as usize;
+            versions[at] = Some(Write::MAX);
+        }
+        versions
+    }
+
+    /// The bytes of such versions.
+    pub fn bytes_of(&self, volume: usize, first: u64, versions: &[Option<Write>]) -> Vec<u8> {
+        let bytes = |(sector, version): (u64, &Option<Write>)| {
+            version.map_or([0; SECTOR], |write| pattern(write, volume, sector))
+        };
+        (first..).zip(versions).flat_map(bytes).collect()
+    }
+
+    /// A compare found a difference: there must have been one at some time, and not made by the write that it is fused with.
+    pub fn differed(
+        &mut self,
+        reading: &Reading,
+        versions: &[Option<Write>],
+        fused: Option<Write>,
+    ) {
+        self.now += 1;
+        self.reading.remove(&reading.began);
+        let possible = (reading.first..).zip(versions).any(|(sector, version)| {
+            self.volumes[reading.volume][sector as usize].iter().any(|candidate| {
+                let same = version.map_or(candidate.zeroes, |write| {
+                    candidate.write == write && !candidate.zeroes
+                });
+                !same && candidate.gone >= reading.began && fused != Some(candidate.write)
+            })
+        });
+        assert!(
+            possible,
+            "a compare of {versions:?} in {reading:?} found a difference: there is none"
+        );
+    }
+
+    /// A write took effect directly behind these versions, as a fused pair that was completed says. It is not completed in the model yet.
+    pub fn follows(&mut self, write: Write, versions: &[Option<Write>]) {
+        self.now += 1;
+        let now = self.now;
+        let Line { volume, first, .. } = self.writes[write as usize];
+        for (sector, version) in (first..).zip(versions) {
+            if let Some(version) = version {
+                let other = self.followed.insert((volume, sector, *version), write);
+                assert!(
+                    other.is_none(),
+                    "volume {volume} sector {sector}: writes {write} and {other:?} both found {version} there, and both took effect"
+                );
+            }
+            let candidates = &mut self.volumes[volume][sector as usize];
+            let same = |candidate: &Candidate| {
+                version.map_or(candidate.zeroes, |one| candidate.write == one && !candidate.zeroes)
+            };
+            // Whatever began when the version before it had taken effect comes after that, hence after this one, too.
+            let ordered = candidates.iter().filter(|c| same(c)).map(|c| c.effective).max();
+            let ordered = ordered.unwrap_or(NEVER);
+            let writes = &self.writes;
+            let later = candidates.iter().any(|c| {
+                let began = writes[c.write as usize].began;
+                c.write != write && began > ordered && c.effective <= now
+            });
+            for candidate in candidates.iter_mut() {
+                if candidate.write == write {
+                    candidate.ordered = candidate.ordered.min(ordered);
+                    if later {
+                        candidate.gone = candidate.gone.min(now);
+                    }
+                } else if version.is_some() && same(candidate) {
+                    candidate.gone = candidate.gone.min(now);
+                }
+            }
+        }
+    }
+
+    /// A write was refused for good: it has no effect, nor had it any.
+    pub fn never(&mut self, write: Write) {
+        self.now += 1;
+        let Line { volume, first, sectors, .. } = self.writes[write as usize];
+        for sector in first..first + sectors {
+            let candidates = &mut self.volumes[volume][sector as usize];
+            let seen = candidates.iter().any(|c| c.write == write && c.effective != NEVER);
+            assert!(!seen, "write {write} was refused, and sector {sector} has shown it");
+            candidates.retain(|candidate| candidate.write != write);
+        }
     }
 
     /// A read that nobody answers.
@@ -367,5 +479,65 @@ mod tests {
         both[8 * 512..].copy_from_slice(&second);
         let reading = model.begin_read(0, 0, 16);
         model.end_read(&reading, &both);
+    }
+
+    #[test]
+    fn a_pair_that_is_not_one_is_seen() {
+        let start = || {
+            let mut model = Model::new(&[8]);
+            let (one, _) = model.begin_write(0, 0, 1, false);
+            model.end_write(one);
+            (model, one)
+        };
+        let take = |model: &mut Model, versions: &[Option<Write>], write: Write| {
+            let reading = model.begin_read(0, 0, 1);
+            model.see(&reading, &model.bytes_of(0, 0, versions));
+            model.follows(write, versions);
+            model.end_write(write);
+        };
+        // Two that find the same.
+        let (mut model, one) = start();
+        let [(two, _), (three, _)] = [(); 2].map(|()| model.begin_write(0, 0, 1, false));
+        let readings = [(); 2].map(|()| model.begin_read(0, 0, 1));
+        for reading in &readings {
+            model.see(reading, &model.bytes_of(0, 0, &[Some(one)]));
+        }
+        model.follows(two, &[Some(one)]);
+        model.end_write(two);
+        assert!(panics(|| model.follows(three, &[Some(one)])));
+        // One with another write in between, which was completed before it or after.
+        for other_first in [true, false] {
+            let (mut model, one) = start();
+            let (pair, bytes) = model.begin_write(0, 0, 1, false);
+            let (other, _) = model.begin_write(0, 0, 1, false);
+            if other_first {
+                let reading = model.begin_read(0, 0, 1);
+                model.end_write(other);
+                model.see(&reading, &model.bytes_of(0, 0, &[Some(one)]));
+                model.follows(pair, &[Some(one)]);
+                model.end_write(pair);
+            } else {
+                take(&mut model, &[Some(one)], pair);
+                model.end_write(other);
+            }
+            let reading = model.begin_read(0, 0, 1);
+            assert!(
+                panics(|| model.end_read(&reading, &bytes)),
+                "{other} must have come after {pair}"
+            );
+        }
+        // One that had to be refused, or must not have been.
+        let (mut model, one) = start();
+        let (pair, bytes) = model.begin_write(0, 0, 1, false);
+        let reading = model.begin_read(0, 0, 1);
+        assert!(
+            panics(|| model.differed(&reading, &[Some(one)], Some(pair))),
+            "nothing else was there"
+        );
+        let reading = model.begin_read(0, 0, 1);
+        model.differed(&reading, &[None], Some(pair));
+        model.never(pair);
+        let reading = model.begin_read(0, 0, 1);
+        assert!(panics(|| model.end_read(&reading, &bytes)));
     }
 }

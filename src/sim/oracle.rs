@@ -181,6 +181,7 @@ pub struct Oracle {
     acknowledged: u64,
     /// Writes that were.
     acked: Vec<bool>,
+    refused: Vec<Write>,
     /// The newest step in which the source was alone.
     alone_at: u64,
     /// The step in which the source opened its log, and the entry it goes on after.
@@ -208,6 +209,7 @@ impl Oracle {
             changed: Vec::new(),
             acknowledged: 0,
             acked: Vec::new(),
+            refused: Vec::new(),
             alone_at: 0,
             opened: (0, 0),
             held: Lsn::new(0),
@@ -483,6 +485,19 @@ impl Oracle {
         }
     }
 
+    /// A write was refused for good: neither durable log has it, nor ever had.
+    pub fn never(&mut self, world: &mut World, write: Write) {
+        self.turn(world);
+        for shadow in &self.shadows {
+            assert!(
+                shadow.ever.get(write as usize) != Some(&true),
+                "FUSE-3: write {write} was refused, and is in the durable log of side {}",
+                shadow.side
+            );
+        }
+        self.refused.push(write);
+    }
+
     /// A read shows these writes: no single loss takes them away again, for both nodes have them (I3). What the source may have completed
     /// alone is its to show.
     pub fn seen(&mut self, world: &mut World, writes: &[Option<Write>]) {
@@ -508,9 +523,15 @@ impl Oracle {
         self.images.recover(world, side, both);
     }
 
-    /// Reads both logs from scratch: what was found there once is there still, or in the volumes.
+    /// Reads both logs from scratch: what was found there once is there still, or in the volumes; what was refused never came.
     pub fn deep(&self, world: &World) {
         for shadow in &self.shadows {
+            let came = |write: &&Write| shadow.ever.get(**write as usize) == Some(&true);
+            assert!(
+                self.refused.iter().find(came).is_none(),
+                "FUSE-3: a write that was refused is in the durable log of side {}",
+                shadow.side
+            );
             let files = world.files[shadow.side].borrow();
             let mut fresh = Shadow::new(shadow.side, &world.config);
             for slot in 0..fresh.slots.len() {

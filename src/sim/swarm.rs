@@ -39,6 +39,7 @@ impl Plan {
         world.mtu = [1500, 1500, 4200, 9000, 9000][random.below(5) as usize];
         world.cp_interval = Nanos::from_millis(1 + random.below(60));
         world.staging_blocks = 4 + random.below(60) as u32;
+        world.compare_blocks = 10 + random.below(60) as u32;
         world.read_blocks = 514 + random.below(200) as u32;
         world.aside_blocks = 514 + random.below(600) as u32;
         world.pieces = if random.chance(400) { 1 << (8 + random.below(10)) } else { 0 };
@@ -60,6 +61,9 @@ impl Plan {
             reads: random.below(400) as u32,
             zeroes: if random.chance(600) { random.below(150) as u32 } else { 0 },
             flushes: 20,
+            compares: if random.chance(500) { random.below(60) as u32 } else { 0 },
+            verifies: random.below(20) as u32,
+            pairs: if random.chance(600) { random.below(250) as u32 } else { 0 },
             large: if random.chance(250) { 200 } else { random.below(20) as u32 },
             small: random.below(500) as u32,
             hot: if random.chance(400) { 600 } else { random.below(100) as u32 },

@@ -2,7 +2,7 @@
 
 use crate::queue::crc32c;
 use ibid_engine::frontend::{
-    AuthConfig, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList,
+    AuthConfig, CommandId, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList,
     READ_PIECES_MAX, ReadPiece, ReceivePlan, TargetConfig,
 };
 use ibid_units::{Nanos, Span, VolumeId};
@@ -93,6 +93,10 @@ struct Pump {
     arena: Vec<u8>,
     /// Where the write of a slot goes in the volume.
     writes: Vec<u64>,
+    /// Of the compare in a slot what it found, and of the write in a slot which compare it is fused with, and whether its data is there.
+    compares: Vec<Option<Option<bool>>>,
+    fused: Vec<Option<(CommandId, bool)>>,
+    paired: Vec<Option<CommandId>>,
     start: Instant,
 }
 
@@ -105,6 +109,9 @@ impl Pump {
             streams: (0..CONNECTIONS).map(|_| None).collect(),
             arena: vec![0; VOLUME_BYTES as usize + slots * TRANSFER as usize],
             writes: vec![0; slots],
+            compares: vec![None; slots],
+            fused: vec![None; slots],
+            paired: vec![None; slots],
             start: Instant::now(),
         }
     }
@@ -215,9 +222,20 @@ impl Pump {
     fn events(&mut self) {
         while let Some(event) = self.frontend.poll_event() {
             match event {
-                Event::Write { cmd, first, sectors, .. } => {
-                    let place = cmd.conn().index() * usize::from(DEPTH) + cmd.slot();
+                Event::Write { cmd, first, sectors, .. }
+                | Event::Compare { cmd, first, sectors, .. } => {
+                    let place = place_of(cmd);
                     self.writes[place] = first.bytes();
+                    self.compares[place] = None;
+                    self.fused[place] = None;
+                    match event {
+                        Event::Write { fused: Some(one), .. } => {
+                            self.fused[place] = Some((one, false));
+                            self.paired[place] = Some(cmd);
+                        }
+                        Event::Compare { .. } => self.compares[place] = Some(None),
+                        _ => {}
+                    }
                     let at = VOLUME_BYTES + place as u64 * u64::from(TRANSFER);
                     self.frontend.place_write(cmd, Span::new(at, sectors.bytes() as u32));
                 }
@@ -227,13 +245,25 @@ impl Pump {
                         self.frontend.digest_is_wrong(cmd);
                         continue;
                     }
-                    let place = cmd.conn().index() * usize::from(DEPTH) + cmd.slot();
+                    let place = place_of(cmd);
                     let base = VOLUME_BYTES + place as u64 * u64::from(TRANSFER);
-                    let to = self.writes[place] + (span.at - base);
-                    self.arena.copy_within(from, to as usize);
-                    if last {
+                    if !last {
+                        continue;
+                    }
+                    let len = (span.end() - base) as usize;
+                    let (base, at) = (base as usize, self.writes[place] as usize);
+                    if self.compares[place].is_some() {
+                        let equal = self.arena[base..base + len] == self.arena[at..at + len];
+                        self.compares[place] = Some(Some(equal));
+                        let status = if equal { Status::SUCCESS } else { Status::COMPARE_FAILURE };
+                        self.frontend.complete(cmd, status);
+                    } else if let Some((one, _)) = self.fused[place] {
+                        self.fused[place] = Some((one, true));
+                    } else {
+                        self.arena.copy_within(base..base + len, at);
                         self.frontend.complete(cmd, Status::SUCCESS);
                     }
+                    self.pairs(len);
                 }
                 Event::Read { cmd, first, sectors, .. } => {
                     // In as many pieces as there may be, to see them joined.
@@ -251,7 +281,9 @@ impl Pump {
                     }
                     self.frontend.read_ready(cmd, &pieces);
                 }
-                Event::Flush { cmd, .. } => self.frontend.complete(cmd, Status::SUCCESS),
+                Event::Flush { cmd, .. } | Event::Verify { cmd, .. } => {
+                    self.frontend.complete(cmd, Status::SUCCESS)
+                }
                 Event::Zeroes { cmd, first, sectors, .. } => {
                     let at = first.bytes() as usize;
                     self.arena[at..at + sectors.bytes() as usize].fill(0);
@@ -266,4 +298,23 @@ impl Pump {
             }
         }
     }
+    /// Writes whose compare has ended, too. (With one host that waits for each pair, all of them are as long.)
+    fn pairs(&mut self, len: usize) {
+        for place in 0..self.fused.len() {
+            let Some((one, true)) = self.fused[place] else { continue };
+            let Some(Some(equal)) = self.compares[place_of(one)] else { continue };
+            self.fused[place] = None;
+            let status = if equal { Status::SUCCESS } else { Status::ABORTED_FAILED_FUSED };
+            if equal {
+                let base = VOLUME_BYTES as usize + place * TRANSFER as usize;
+                self.arena.copy_within(base..base + len, self.writes[place] as usize);
+            }
+            let cmd = self.paired[place].take().expect("a pair's write has a name");
+            self.frontend.complete(cmd, status);
+        }
+    }
+}
+
+fn place_of(cmd: CommandId) -> usize {
+    cmd.conn().index() * usize::from(DEPTH) + cmd.slot()
 }

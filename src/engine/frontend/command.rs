@@ -1,9 +1,9 @@
 //! Commands: each gets a slot, a verdict, and a place for its data. Which queue takes which command is decided here; what a command
-//! means is in `fabrics`, `admin` and `io`.
+//! means is in `fabrics`, `admin` and `io`; how two are fused in `fused`.
 
 use super::Frontend;
-use super::connection::{Body, Phase, State, To};
-use ibid_wire::nvme_tcp::{Sqe, Status, fctype, opcode, sgl_kind};
+use super::connection::{Body, First, Phase, State, To};
+use ibid_wire::nvme_tcp::{Fuse, Sqe, Status, fctype, opcode, sgl_kind};
 
 /// What is to be done with a command whose header has come.
 #[derive(Clone, Copy, Debug)]
@@ -12,7 +12,7 @@ pub(super) enum Verdict {
     End(Status, u64),
     /// Its small data is in the capsule and is needed first.
     AwaitData,
-    /// A write whose data is in the capsule.
+    /// A write or compare whose data is in the capsule.
     WriteInline,
     /// The slot's phase says the rest; there is no data to come, or an R2T will ask for it.
     Taken,
@@ -27,11 +27,22 @@ impl Frontend {
         // Not free any more, whatever comes of it.
         connection.slots[usize::from(slot)].phase =
             Phase::Responding { status: Status::INTERNAL_ERROR, result: 0 };
-        let verdict = if is_new {
-            self.judge(c, slot, sqe, data).unwrap_or_else(|status| Verdict::End(status, 0))
-        } else {
-            Verdict::End(Status::CID_CONFLICT, 0)
-        };
+        let verdict = self.judge_fuse(c, sqe, is_new).and_then(|first| {
+            if !is_new {
+                return Err(Status::CID_CONFLICT);
+            }
+            let judged = self.judge(c, slot, sqe, data, first);
+            if judged.is_err() {
+                self.miss_second(c, first);
+            }
+            judged
+        });
+        let verdict = verdict.unwrap_or_else(|status| {
+            if sqe.fuse() == Fuse::First && self.fuses(c, sqe) {
+                self.connections[c].first = First::Failed;
+            }
+            Verdict::End(status, 0)
+        });
         let connection = &mut self.connections[c];
         let entry = &mut connection.slots[usize::from(slot)];
         let to = match verdict {
@@ -57,8 +68,15 @@ impl Frontend {
         self.set_data_deadline(c, false);
     }
 
-    fn judge(&mut self, c: usize, slot: u16, sqe: &Sqe, data: u32) -> Result<Verdict, Status> {
-        if !sqe.uses_sgl() || sqe.is_fused() {
+    fn judge(
+        &mut self,
+        c: usize,
+        slot: u16,
+        sqe: &Sqe,
+        data: u32,
+        first: First,
+    ) -> Result<Verdict, Status> {
+        if !sqe.uses_sgl() {
             return Err(Status::INVALID_FIELD);
         }
         let connection = &self.connections[c];
@@ -77,7 +95,7 @@ impl Frontend {
         match (sqe.opcode, self.connections[c].qid) {
             (opcode::FABRICS, _) => self.judge_fabrics(c, k, sqe, data),
             (_, 0) => self.judge_admin(c, slot, k, sqe, data),
-            (_, _) => self.judge_io(c, slot, k, sqe, data),
+            (_, _) => self.judge_io(c, slot, k, sqe, data, first),
         }
     }
 

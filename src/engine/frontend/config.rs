@@ -14,6 +14,9 @@ pub(super) const ADMIN_CAPSULE_BYTES: u32 = 8192;
 /// The largest range of a Write Zeroes or of a deallocation.
 pub(super) const ZEROES_BYTES_MAX: u64 = 8 << 20;
 
+/// The largest range of a Verify: it is read at once, like the longest read.
+pub(super) const VERIFY_BYTES_MAX: u64 = 1 << 20;
+
 /// Everything a [`super::Frontend`] needs to know.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {

@@ -35,22 +35,22 @@ pub(super) enum Phase {
     AwaitsData {
         sqe: Sqe,
     },
-    /// A write; the shard was asked for pages.
+    /// A write or compare; the shard was asked for memory.
     AwaitsPages {
         bytes: u32,
         inline: bool,
     },
-    /// The write has pages; its R2T is not staged yet.
+    /// It has that; its R2T is not staged yet.
     AwaitsR2t {
         span: Span,
     },
-    /// Data is due, into the pages.
+    /// Data is due, into that memory.
     Filling,
     /// Data is due but unwanted; then the command ends with this.
     Draining {
         status: Status,
     },
-    /// A whole write or a flush is the shard's.
+    /// A whole write or compare, a flush or a verify is the shard's.
     AtShard,
     /// So many runs of zeroes are the shard's.
     Ranges {
@@ -115,6 +115,17 @@ pub(super) enum Page {
     HostId,
     /// A message of an authentication.
     Auth,
+}
+
+/// The first command of a fused pair: the next command on its queue must be the second (Base 3.4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum First {
+    /// None is awaited.
+    None,
+    /// A compare of this range that was taken.
+    Taken { slot: u16, generation: u32, nsid: u32, slba: u64, blocks: u32 },
+    /// One that has failed already: its second fails with it.
+    Failed,
 }
 
 /// A command's place.
@@ -197,6 +208,8 @@ pub(super) struct Connection {
     pub(super) pieces: Vec<[ReadPiece; READ_PIECES_MAX]>,
     /// R2Ts that are out.
     pub(super) r2ts: u16,
+    /// A fused pair of which the first command has come.
+    pub(super) first: First,
 
     pub(super) queue: VecDeque<u16>,
     pub(super) stage: Stage,
@@ -249,6 +262,7 @@ impl Connection {
             cids: vec![0; (1 << 16) / 64].into_boxed_slice(),
             pieces: vec![[ReadPiece::default(); READ_PIECES_MAX]; depth],
             r2ts: 0,
+            first: First::None,
             queue: VecDeque::with_capacity(depth),
             stage: Stage::new(),
             auth: Box::new(Auth::new()),
@@ -290,6 +304,7 @@ impl Connection {
         }
         self.cids.fill(0);
         self.r2ts = 0;
+        self.first = First::None;
         self.queue.clear();
         self.stage.clear();
         self.auth.reset();

@@ -1,7 +1,7 @@
 //! Time: nobody may hold a connection, pages or a controller without moving on. All limits are named here.
 
 use super::auth_commands::AUTH_LIMIT;
-use super::connection::{Connection, State, To};
+use super::connection::{Connection, First, State, To};
 use super::{ConnId, Event, Frontend};
 use ibid_units::Nanos;
 
@@ -128,7 +128,8 @@ impl Frontend {
         let connection = &mut self.connections[c];
         let owes = match connection.body {
             Some(body) => body.to != To::Await,
-            None => connection.r2ts > 0,
+            // The second command of a fused pair is owed like data.
+            None => connection.r2ts > 0 || connection.first != First::None,
         };
         if !owes || connection.state == State::Closing {
             connection.data_deadline = Nanos::NEVER;

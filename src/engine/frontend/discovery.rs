@@ -134,7 +134,7 @@ impl Frontend {
                 for code in ADMIN {
                     set(0, code, EFFECTS_SUPPORTED);
                 }
-                for code in [opcode::FLUSH, opcode::READ] {
+                for code in [opcode::FLUSH, opcode::READ, opcode::COMPARE, opcode::VERIFY] {
                     set(EFFECTS_IO_AT, code, EFFECTS_SUPPORTED);
                 }
                 for code in [opcode::WRITE, opcode::WRITE_ZEROES, opcode::DATASET_MANAGEMENT] {

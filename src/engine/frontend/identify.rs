@@ -3,14 +3,14 @@
 
 use super::Frontend;
 use super::admin::AER_MAX;
-use super::config::{NamespaceConfig, ZEROES_BYTES_MAX};
+use super::config::{Limits, NamespaceConfig, VERIFY_BYTES_MAX, ZEROES_BYTES_MAX};
 use super::connection::Page;
 use super::deadline::KAS_100MS;
 use super::fabrics::VERSION;
 use ibid_wire::nvme_tcp::{
     CAPSULE_BYTES, COMMON_BYTES, ControllerKind, Cqe, DISCOVERY_NQN, IDENTIFY_BYTES, Identify,
     IdentifyController, IdentifyIndependentNamespace, IdentifyNamespace, IdentifyNvmController,
-    NamespaceId, Status, cns, csi, emit_descriptors, emit_namespace_list, oncs, put_nqn,
+    NamespaceId, Status, cns, csi, emit_descriptors, emit_namespace_list, fuses, oncs, put_nqn,
 };
 
 /// A subsystem with several ports and controllers.
@@ -28,7 +28,9 @@ const SGLS: u32 = 1 << 0 | 1 << 20;
 /// Entry sizes of 64 (submission) and 16 (completion), minimum and maximum.
 const SQES: u8 = 6 << 4 | 6;
 const CQES: u8 = 4 << 4 | 4;
-/// Atomic write units of its own, and preferred granularities.
+/// Optional commands that there are.
+const ONCS: u16 = oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::VERIFY;
+/// Atomic write units of its own (NAWUN, NAWUPF, NACWU), and preferred granularities.
 const NSFEAT: u8 = 1 << 1 | 1 << 4;
 /// Deallocated blocks read as zeroes; Write Zeroes may deallocate.
 const DLFEAT: u8 = 1 | 1 << 3;
@@ -117,13 +119,13 @@ impl Frontend {
             self.identify_controller(k).emit(&mut self.scratch[..]);
             return;
         }
-        let transfer = self.config.limits.transfer_bytes_max;
+        let limits = self.config.limits;
         let namespace = self.namespace(nsid).copied();
         let out = &mut self.scratch;
         out.fill(0);
         match (what, namespace) {
             (cns::NAMESPACE, Some(namespace)) => {
-                identify_namespace(&namespace, transfer).emit(&mut out[..])
+                identify_namespace(&namespace, &limits).emit(&mut out[..])
             }
             (cns::DESCRIPTORS, Some(namespace)) => {
                 emit_descriptors(
@@ -136,7 +138,8 @@ impl Frontend {
                     .emit(&mut out[..]);
             }
             (cns::SET_CONTROLLER, _) => {
-                let wzsl = (ZEROES_BYTES_MAX.ilog2() - PAGE_SHIFT) as u8;
+                let shift = |bytes: u64| (bytes.ilog2() - PAGE_SHIFT) as u8;
+                let (vsl, wzsl) = (shift(VERIFY_BYTES_MAX), shift(ZEROES_BYTES_MAX));
                 // One figure for all namespaces: that of the largest blocks.
                 let largest = self
                     .config
@@ -146,7 +149,8 @@ impl Frontend {
                     .max()
                     .unwrap_or(512);
                 let dmrsl = (ZEROES_BYTES_MAX / u64::from(largest)) as u32;
-                IdentifyNvmController { wzsl, dmrl: u8::MAX, dmrsl }.emit(&mut out[..]);
+                // Of ranges and blocks in one Dataset Management there may be as many as its fields can say.
+                IdentifyNvmController { vsl, wzsl, dmrl: 0, dmrsl, dmsl: 0 }.emit(&mut out[..]);
             }
             (cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST, _) => {
                 // In ascending order, whatever order they are configured in: each time the smallest above the one before.
@@ -169,12 +173,12 @@ impl Frontend {
         let is_io = controller.kind == ControllerKind::Io;
         let nqn = if is_io { config.nqn.as_str() } else { DISCOVERY_NQN };
         let transfer = config.limits.transfer_bytes_max;
-        let atomic = config
-            .namespaces
-            .iter()
-            .map(|namespace| namespace.blocks_field(transfer))
-            .min()
-            .unwrap_or(0);
+        // One figure for all namespaces: that of the largest blocks.
+        let smallest = |bytes: u32| {
+            let fields = config.namespaces.iter().map(|namespace| namespace.blocks_field(bytes));
+            fields.min().unwrap_or(0)
+        };
+        let (atomic, pair) = (smallest(transfer), smallest(config.limits.in_capsule_bytes));
         let highest = config.namespaces.iter().map(NamespaceConfig::id).max().unwrap_or(0);
         let in_capsule =
             CAPSULE_BYTES as u32 - COMMON_BYTES as u32 + config.limits.in_capsule_bytes;
@@ -201,10 +205,12 @@ impl Frontend {
             cqes: for_io(CQES.into()) as u8,
             maxcmd: config.limits.queue_depth_max,
             nn: for_io(highest),
-            oncs: for_io(u32::from(oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES)) as u16,
+            oncs: for_io(ONCS.into()) as u16,
+            fuses: for_io(fuses::COMPARE_AND_WRITE.into()) as u16,
             vwc: 0,
             awun: for_io(atomic.into()) as u16,
             awupf: for_io(atomic.into()) as u16,
+            acwu: for_io(pair.into()) as u16,
             sgls: SGLS,
             mnan: for_io(highest),
             subnqn: put_nqn(nqn).expect("the configured NQN was checked"),
@@ -216,9 +222,9 @@ impl Frontend {
     }
 }
 
-fn identify_namespace(namespace: &NamespaceConfig, transfer: u32) -> IdentifyNamespace {
+fn identify_namespace(namespace: &NamespaceConfig, limits: &Limits) -> IdentifyNamespace {
     let blocks = namespace.blocks();
-    let atomic = namespace.blocks_field(transfer);
+    let atomic = namespace.blocks_field(limits.transfer_bytes_max);
     let granule = namespace.blocks_field(GRANULE_BYTES);
     IdentifyNamespace {
         nsze: blocks,
@@ -231,6 +237,7 @@ fn identify_namespace(namespace: &NamespaceConfig, transfer: u32) -> IdentifyNam
         dlfeat: DLFEAT,
         nawun: atomic,
         nawupf: atomic,
+        nacwu: namespace.blocks_field(limits.in_capsule_bytes),
         nabsn: 0,
         nabo: 0,
         nabspf: 0,

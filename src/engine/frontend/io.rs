@@ -1,12 +1,13 @@
-//! I/O commands: read, write, flush, write zeroes, deallocate. Checks ranges and limits, then tells the shard in sectors.
+//! I/O commands: read, write, compare, verify, flush, write zeroes, deallocate. Checks ranges and limits, then tells the shard in
+//! sectors. PRINFO is not looked at: no namespace has protection information (NVM 5.3). Retries are never limited, so LR changes nothing.
 
 use super::command::{Verdict, no_data};
-use super::config::{NamespaceConfig, ZEROES_BYTES_MAX};
-use super::connection::Phase;
+use super::config::{NamespaceConfig, VERIFY_BYTES_MAX, ZEROES_BYTES_MAX};
+use super::connection::{First, Phase};
 use super::{Event, Frontend};
 use ibid_units::{Sector, Sectors};
 use ibid_wire::nvme_tcp::{
-    Deallocate, DsmRange, Io, Sqe, Status, opcode, write_zeroes_deallocates,
+    Deallocate, DsmRange, Fuse, Io, Sqe, Status, directive_type, opcode, write_zeroes_deallocates,
 };
 
 /// Ranges of one Dataset Management command: all that its field can say (NVM 3.2.3).
@@ -33,6 +34,7 @@ impl Frontend {
         k: usize,
         sqe: &Sqe,
         data: u32,
+        first_of_pair: First,
     ) -> Result<Verdict, Status> {
         if !self.controllers[k].serves() {
             return Err(Status::SEQUENCE_ERROR);
@@ -40,6 +42,8 @@ impl Frontend {
         match sqe.opcode {
             opcode::READ
             | opcode::WRITE
+            | opcode::COMPARE
+            | opcode::VERIFY
             | opcode::FLUSH
             | opcode::WRITE_ZEROES
             | opcode::DATASET_MANAGEMENT => {}
@@ -52,13 +56,46 @@ impl Frontend {
         let bytes = u64::from(io.blocks) * u64::from(namespace.lba_bytes);
         match sqe.opcode {
             opcode::WRITE => {
+                // No directive is supported, streams among them (Base 8.7).
+                if directive_type(sqe) != 0 {
+                    return Err(Status::INVALID_FIELD);
+                }
                 let inline = self.inbound(sqe, data, bytes)?;
                 let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                let fused = self.join_first(c, first_of_pair, sqe.nsid, &io)?;
                 self.counters.writes += 1;
                 self.counters.written_sectors += u64::from(sectors.get());
                 self.set_phase(c, slot, Phase::AwaitsPages { bytes: bytes as u32, inline });
-                self.push(Event::Write { cmd, volume, first, sectors, fua: io.fua });
+                self.push(Event::Write { cmd, volume, first, sectors, fua: io.fua, fused });
                 Ok(if inline { Verdict::WriteInline } else { Verdict::Taken })
+            }
+            opcode::COMPARE => {
+                let inline = self.inbound(sqe, data, bytes)?;
+                let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                let fused = sqe.fuse() == Fuse::First;
+                if fused && io.blocks > self.pair_blocks_max(&namespace) {
+                    return Err(Status::INVALID_FIELD);
+                }
+                self.counters.reads += 1;
+                self.counters.read_sectors += u64::from(sectors.get());
+                self.set_phase(c, slot, Phase::AwaitsPages { bytes: bytes as u32, inline });
+                if fused {
+                    self.await_second(c, cmd, sqe.nsid, &io);
+                }
+                self.push(Event::Compare { cmd, volume, first, sectors, inline, fused });
+                Ok(if inline { Verdict::WriteInline } else { Verdict::Taken })
+            }
+            opcode::VERIFY => {
+                no_data(data)?;
+                if bytes > VERIFY_BYTES_MAX {
+                    return Err(Status::INVALID_FIELD);
+                }
+                let (first, sectors) = namespace.range(io.slba, io.blocks)?;
+                self.counters.reads += 1;
+                self.counters.read_sectors += u64::from(sectors.get());
+                self.set_phase(c, slot, Phase::AtShard);
+                self.push(Event::Verify { cmd, volume, first, sectors });
+                Ok(Verdict::Taken)
             }
             opcode::READ => {
                 self.outbound(sqe, data, bytes)?;
@@ -108,6 +145,12 @@ impl Frontend {
                 }
             }
         }
+    }
+
+    /// Blocks of a Compare and Write, at most: what ACWU says. As much as a capsule carries, so that its write never waits for the memory
+    /// that large writes share.
+    pub(super) const fn pair_blocks_max(&self, namespace: &NamespaceConfig) -> u32 {
+        self.config.limits.in_capsule_bytes / namespace.lba_bytes
     }
 
     /// A Dataset Management whose list is in `small`: all ranges are judged before the first one is told.

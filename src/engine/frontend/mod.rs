@@ -9,6 +9,7 @@
 //! FE-3  a span is written to only between `place_write` and the last `Arrived`, `complete` or `closed` of its command.
 //! FE-4  every read that got pieces gives exactly one `Released`.
 //! FE-5  once a connection begins to close, no command of it is the shard's any more: each was abandoned before the call ended.
+//! FE-6  a fused write is told with the compare of the same range that came directly before it on its queue, or not at all.
 //!
 //! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA, and the arithmetic of authentication
 //! (`chap`).
@@ -24,6 +25,7 @@ mod controller;
 mod deadline;
 mod discovery;
 mod fabrics;
+mod fused;
 mod identify;
 mod io;
 mod receive;
@@ -119,8 +121,38 @@ pub enum Event {
         sectors: Sectors,
         /// Force unit access.
         fua: bool,
+        /// The compare that this write is fused with: it takes effect only if that finds no difference, and as one with it. Both
+        /// are answered.
+        fused: Option<CommandId>,
     },
-    /// Data of a write is in place. After the last one the shard logs the write and then calls [`Frontend::complete`].
+    /// A compare wants memory for the host's data: answer [`Frontend::place_write`], or [`Frontend::complete`] with an error.
+    Compare {
+        /// The command.
+        cmd: CommandId,
+        /// With what.
+        volume: VolumeId,
+        /// First sector.
+        first: Sector,
+        /// Length.
+        sectors: Sectors,
+        /// Its data is in the capsule: nothing more is received on its connection before it is placed.
+        inline: bool,
+        /// A write follows that it decides about, or [`Event::Abandoned`] if none does.
+        fused: bool,
+    },
+    /// A run is to be read and checked, and nothing sent: answer [`Frontend::complete`].
+    Verify {
+        /// The command.
+        cmd: CommandId,
+        /// Which volume.
+        volume: VolumeId,
+        /// First sector.
+        first: Sector,
+        /// Length.
+        sectors: Sectors,
+    },
+    /// Data of a write or compare is in place. After the last one the shard logs the write, or compares, and then calls
+    /// [`Frontend::complete`].
     Arrived {
         /// The command.
         cmd: CommandId,
@@ -168,7 +200,8 @@ pub enum Event {
         /// The command.
         cmd: CommandId,
     },
-    /// The connection of a command is gone, or goes: its host may be back at any time. What has no place in the order of writes must be
+    /// The connection of a command is gone, or goes: its host may be back at any time. Or it was a fused compare whose write did not
+    /// come. What has no place in the order of writes must be
     /// dropped; anything else may run on, its answer is ignored.
     Abandoned {
         /// The command.
@@ -190,11 +223,11 @@ pub enum Event {
 /// What a frontend counts since start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Read commands taken.
+    /// Read, compare and verify commands taken.
     pub reads: u64,
     /// Write commands taken.
     pub writes: u64,
-    /// Sectors of those reads.
+    /// Sectors of them.
     pub read_sectors: u64,
     /// Sectors of those writes.
     pub written_sectors: u64,
@@ -202,7 +235,7 @@ pub struct Counters {
     pub protocol_errors: u64,
     /// Connections given up at a deadline.
     pub deadlines_missed: u64,
-    /// Writes whose data digest was wrong.
+    /// Writes and compares whose data digest was wrong.
     pub digest_errors: u64,
     /// Connections that authenticated.
     pub authenticated: u64,
@@ -311,10 +344,11 @@ impl Frontend {
         self.connections[usize::from(cmd.conn)].data_digest
     }
 
-    /// Gives a write its pages. In-capsule data flows there with the next receive; for other writes an R2T goes out.
+    /// Gives a write, or a compare, memory for its data. In-capsule data flows there with the next receive; for other data an R2T goes
+    /// out.
     ///
     /// # Panics
-    /// If the span's length is not the write's.
+    /// If the span's length is not the data's.
     pub fn place_write(&mut self, cmd: CommandId, span: Span) {
         let Some((c, slot)) = self.find(cmd) else {
             return;
@@ -441,8 +475,8 @@ impl Frontend {
         }
     }
 
-    /// The digest that came with data of a write is not the data's: the command fails with 0/22h once its data is drained.
-    /// The shard forgets the write as if it had completed it.
+    /// The digest that came with data is not the data's: the command fails with 0/22h once its data is drained.
+    /// The shard forgets the command as if it had completed it.
     pub fn digest_is_wrong(&mut self, cmd: CommandId) {
         if self.find(cmd).is_some() {
             self.counters.digest_errors += 1;

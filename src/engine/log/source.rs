@@ -7,6 +7,8 @@
 //! LOG-5  a block that holds a batch is written once per lap.
 //! LOG-6  nothing is appended to a segment that was recovered but the batches that its own writer closed, each checked like a mirror's.
 
+#[path = "source_overlap.rs"]
+mod overlap;
 #[path = "source_recovered.rs"]
 mod recovered;
 

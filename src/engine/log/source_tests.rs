@@ -202,3 +202,41 @@ fn a_log_that_goes_on_alone_is_not_held_up_by_the_room_of_a_peer_that_is_away() 
     assert!(log.seal(NOW));
     assert_eq!(reserve(&mut log, 0, 8), Err(ReserveRefused::Full));
 }
+
+#[test]
+fn a_read_shows_all_that_was_logged_when_so_much_is_committed() {
+    let (mut log, mut memory) = log(3);
+    let asked = |log: &SourceLog, first: u64, sectors: u32| {
+        log.committed_for(VolumeId::new(0), Sector::new(first), Sectors::new(sectors))
+    };
+    let logged = |log: &mut SourceLog, first: u64, sectors: u32| {
+        let placement = reserve(log, first, sectors).expect("room");
+        assert_eq!(log.complete(NOW, placement, 1), Completion::Logged);
+    };
+    logged(&mut log, 0, 4);
+    logged(&mut log, 2, 4);
+    logged(&mut log, 16, 8);
+    for (first, sectors, needed) in [
+        (0, 1, Some(1)),
+        (0, 3, Some(2)),
+        (5, 1, Some(2)),
+        (6, 10, None),
+        (23, 1, Some(3)),
+        (24, 8, None),
+    ] {
+        assert_eq!(asked(&log, first, sectors), needed.map(Lsn::new), "{first}+{sectors}");
+    }
+    assert_eq!(log.committed_for(VolumeId::new(1), Sector::new(0), Sectors::new(99)), None);
+    // What was only reserved has no place in the order yet; what waits for its segment's turn has none that is known.
+    let pending = reserve(&mut log, 40, 8).expect("room");
+    assert_eq!(asked(&log, 40, 8), None);
+    assert!(log.seal(NOW));
+    logged(&mut log, 48, 8);
+    assert_eq!(asked(&log, 48, 1), Some(Lsn::new(1)), "any progress may be enough");
+    assert_eq!(commit_all(&mut log, &mut memory), 3);
+    assert_eq!((asked(&log, 0, 24), asked(&log, 48, 1)), (None, Some(Lsn::new(4))));
+    assert_eq!(log.complete(NOW, pending, 1), Completion::Logged);
+    assert_eq!(asked(&log, 48, 1), Some(Lsn::new(5)));
+    assert_eq!(commit_all(&mut log, &mut memory), 2);
+    assert_eq!(asked(&log, 0, 99), None);
+}

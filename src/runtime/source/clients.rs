@@ -1,4 +1,4 @@
-//! What the clients' commands ask of the source: see `writes` and `reads`.
+//! What the clients' commands ask of the source: see `writes`, `reads`, `compare` and `fused`.
 
 use super::Core;
 use crate::clients::{Clients, Serve};
@@ -35,12 +35,18 @@ impl<D: Disk> Serve for Core<D> {
 
     fn client_event(&mut self, now: Nanos, event: Event) {
         match event {
-            Event::Write { cmd, volume, first, sectors, fua: _ } => {
-                self.write_came(now, Some(cmd), EntryKind::Write, volume, first, sectors);
+            Event::Write { cmd, volume, first, sectors, fua: _, fused } => {
+                self.write_came(now, cmd, EntryKind::Write, (volume, first, sectors), fused);
+            }
+            Event::Compare { cmd, volume, first, sectors, inline, fused } => {
+                self.compare_came(now, cmd, (volume, first, sectors), inline, fused);
+            }
+            Event::Verify { cmd, volume, first, sectors } => {
+                self.verify_came(now, cmd, volume, first, sectors);
             }
             Event::Zeroes { cmd, volume, first, sectors, deallocate } => {
                 let kind = if deallocate { EntryKind::Deallocate } else { EntryKind::Zeroes };
-                self.write_came(now, Some(cmd), kind, volume, first, sectors);
+                self.write_came(now, cmd, kind, (volume, first, sectors), None);
             }
             Event::Arrived { cmd, span, digest, last } => {
                 self.arrived(now, cmd, span, digest, last)
@@ -62,7 +68,10 @@ impl<D: Disk> Serve for Core<D> {
 impl<D: Disk> Core<D> {
     /// No write of a client is on its way into the log.
     pub(super) fn frontend_is_quiet(&self) -> bool {
-        self.waiting_writes.is_empty() && self.waiting_large.is_empty() && self.late.is_empty()
+        self.waiting_writes.is_empty()
+            && self.waiting_large.is_empty()
+            && self.late.is_empty()
+            && self.fused.is_empty()
     }
 
     pub(super) fn table(&mut self, cmd: CommandId) -> &mut CommandTable {
@@ -83,7 +92,7 @@ impl<D: Disk> Core<D> {
             self.abandon_write(now, cmd, write);
         }
         if read != NONE {
-            self.abandon_read(cmd, read);
+            self.abandon_read(now, cmd, read);
         }
     }
 }

@@ -4,7 +4,9 @@
 mod between;
 mod bring;
 mod clients;
+mod compare;
 mod fetch;
+mod fused;
 mod heal;
 mod mend;
 mod peer;
@@ -34,8 +36,10 @@ use crate::trouble::Trouble;
 use between::Between;
 use bring::Bring;
 use clients::CommandTable;
+use compare::CompareMemory;
 use crossbeam::channel::Sender;
 use fetch::{Fetch, Piece};
+use fused::Fused;
 use heal::Heal;
 use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, Streams};
 use ibid_engine::frontend::TargetConfig;
@@ -134,6 +138,8 @@ struct Core<D> {
     waiting_large: VecDeque<u32>,
     in_capsule_bytes: u64,
     scatters: Slots<Scatter>,
+    compares: CompareMemory,
+    fused: Fused,
     commands: u32,
 
     // The log.
@@ -313,6 +319,8 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             waiting_large: VecDeque::with_capacity(writes_max),
             in_capsule_bytes: u64::from(limits.in_capsule_bytes),
             scatters: Slots::new(reads::SCATTERS_MAX, Scatter::EMPTY),
+            compares: CompareMemory::new(layout.compares, commands_max, limits.in_capsule_bytes),
+            fused: Fused::new(writes_max),
             commands: 0,
             log,
             persist: Persist::new(geometry, node.to_disk),
@@ -401,6 +409,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         busy |= core.poll_disks(now);
         core.tick_clients(now);
         busy |= core.retry_waiting(now);
+        busy |= core.fused_turn(now);
         core.expire_writes(now);
         core.log.expire_late(now);
         busy |= core.close_batches(now);
@@ -412,6 +421,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         busy |= core.pump_link(now, port);
         // A batch that became durable may complete writes, whose answers leave in this same turn.
         busy |= core.commit(now);
+        busy |= core.fused_turn(now);
         busy |= core.send_clients(now, streams);
         core.stop_turn(now, port, streams);
         port.flush();

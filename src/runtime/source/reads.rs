@@ -3,6 +3,7 @@
 
 use super::Core;
 use super::clients::NONE;
+use super::compare::Compare;
 use crate::disks::{Work, volume_file};
 use crate::snapshot::{COPIED_GATHER, Stage};
 use ibid_driver::{Disk, DiskOp};
@@ -18,29 +19,44 @@ pub(super) const SCATTERS_MAX: usize = 8;
 /// Words with a bit for each sector of the longest read.
 pub(super) const SCATTER_WORDS: usize = (1 << 20) / 512 / 64;
 
+/// What is read for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// To be sent.
+    Read,
+    /// To see that it can be read.
+    Verify,
+    /// To be compared.
+    Compare,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadSlot {
-    cmd: Option<CommandId>,
-    volume: VolumeId,
-    first: Sector,
-    sectors: Sectors,
-    pieces: [ReadPiece; READ_PIECES_MAX],
+    pub(super) purpose: Purpose,
+    pub(super) compare: Compare,
+    pub(super) cmd: Option<CommandId>,
+    pub(super) volume: VolumeId,
+    pub(super) first: Sector,
+    pub(super) sectors: Sectors,
+    pub(super) pieces: [ReadPiece; READ_PIECES_MAX],
     piece_count: usize,
-    run: Option<Span>,
+    pub(super) run: Option<Span>,
     scatter: Option<u32>,
     /// A bit per slot of the log that is pinned.
     pins: u64,
-    outstanding: u32,
-    generation: usize,
-    failed: bool,
+    pub(super) outstanding: u32,
+    pub(super) generation: usize,
+    pub(super) failed: bool,
     /// The peer was asked for what could not be read here: that is the last resort.
-    asked_peer: bool,
+    pub(super) asked_peer: bool,
     pub(super) abandoned: bool,
     pub(super) parsed: Nanos,
 }
 
 impl ReadSlot {
     pub(super) const EMPTY: ReadSlot = ReadSlot {
+        purpose: Purpose::Read,
+        compare: Compare::NONE,
         cmd: None,
         volume: VolumeId::new(0),
         first: Sector::new(0),
@@ -57,6 +73,17 @@ impl ReadSlot {
         abandoned: false,
         parsed: Nanos::ZERO,
     };
+
+    pub(super) const fn new(
+        now: Nanos,
+        cmd: CommandId,
+        volume: VolumeId,
+        first: Sector,
+        sectors: Sectors,
+        purpose: Purpose,
+    ) -> ReadSlot {
+        ReadSlot { purpose, cmd: Some(cmd), volume, first, sectors, parsed: now, ..ReadSlot::EMPTY }
+    }
 }
 
 /// What a gathered read fetches from the volume.
@@ -82,11 +109,39 @@ impl<D: Disk> Core<D> {
         first: Sector,
         sectors: Sectors,
     ) {
-        let slot =
-            ReadSlot { cmd: Some(cmd), volume, first, sectors, parsed: now, ..ReadSlot::EMPTY };
-        let place = self.reads.take(slot).expect("there is a read slot for every command");
+        self.begin_command(now, cmd, volume, first, sectors, Purpose::Read);
+    }
+
+    /// A command that reads, and waits for nothing but its turn.
+    pub(super) fn begin_command(
+        &mut self,
+        now: Nanos,
+        cmd: CommandId,
+        volume: VolumeId,
+        first: Sector,
+        sectors: Sectors,
+        purpose: Purpose,
+    ) {
+        let slot = ReadSlot::new(now, cmd, volume, first, sectors, purpose);
+        if let Some(place) = self.take_read(slot) {
+            self.begin_in_turn(now, place);
+        }
+    }
+
+    /// There is a place for every command. All of them may still be kept by disk operations of connections that are gone; then the host
+    /// is asked to try again.
+    pub(super) fn take_read(&mut self, slot: ReadSlot) -> Option<u32> {
+        let cmd = slot.cmd?;
+        let Some(place) = self.reads.take(slot) else {
+            self.complete(cmd, Status::COMMAND_INTERRUPTED);
+            return None;
+        };
         self.commands += 1;
         self.table(cmd).read = place;
+        Some(place)
+    }
+
+    pub(super) fn begin_in_turn(&mut self, now: Nanos, place: u32) {
         if !self.waiting_reads.is_empty() || !self.begin_read(now, place) {
             self.waiting_reads.push_back(place);
         }
@@ -112,6 +167,15 @@ impl<D: Disk> Core<D> {
         if let Some(segment) = rotten {
             self.wait_for_healing(now, segment);
             return false;
+        }
+        if self.reads.get(place).purpose != Purpose::Read {
+            if !self.begin_look(place, from_volume) {
+                return false;
+            }
+            if self.reads.get(place).outstanding == 0 {
+                self.read_ready(now, place);
+            }
+            return true;
         }
         let gather = fragments > READ_PIECES_MAX;
         if from_volume > 0 || gather {
@@ -155,13 +219,24 @@ impl<D: Disk> Core<D> {
 
     /// Ends a read that has waited too long: for the peer to say what of a recovered log was acknowledged, or for a page to be healed.
     pub(super) fn expire_read(&mut self, now: Nanos, place: u32) -> bool {
+        let expired = self.has_expired(now, place);
+        if expired {
+            self.end_read(now, place, Status::COMMAND_INTERRUPTED);
+        }
+        expired
+    }
+
+    pub(super) fn has_expired(&self, now: Nanos, place: u32) -> bool {
         let ReadSlot { cmd, parsed, .. } = *self.reads.get(place);
-        let Some(cmd) = cmd.filter(|_| now.since(parsed) >= self.sync.stall_timeout) else {
-            return false;
-        };
-        self.complete(cmd, Status::COMMAND_INTERRUPTED);
+        cmd.is_some() && now.since(parsed) >= self.sync.stall_timeout
+    }
+
+    /// Ends a read without data.
+    pub(super) fn end_read(&mut self, now: Nanos, place: u32, status: Status) {
+        if let Some(cmd) = self.reads.get(place).cmd {
+            self.complete(cmd, status);
+        }
         self.finish_read(now, place);
-        true
     }
 
     /// The place in the read's memory of the byte that sector `sector` begins with.
@@ -336,9 +411,12 @@ impl<D: Disk> Core<D> {
             self.turn_to_peer(place);
             return;
         }
+        if slot.purpose != Purpose::Read {
+            self.looked(now, place);
+            return;
+        }
         if slot.failed {
-            self.complete(cmd, Status::UNRECOVERED_READ_ERROR);
-            self.finish_read(now, place);
+            self.end_read(now, place, Status::UNRECOVERED_READ_ERROR);
             return;
         }
         self.times.record(Stage::Read, now.since(slot.parsed));
@@ -435,15 +513,17 @@ impl<D: Disk> Core<D> {
 
     /// A read that waits for the peer ends without it.
     pub(super) fn fail_waiting_read(&mut self, now: Nanos, place: u32, status: Status) {
-        if let Some(cmd) = self.reads.get(place).cmd {
-            self.complete(cmd, status);
+        if self.reads.get(place).purpose == Purpose::Compare {
+            self.end_compare(now, place, status);
+        } else {
+            self.end_read(now, place, status);
         }
-        self.finish_read(now, place);
     }
 
     pub(super) fn finish_read(&mut self, _now: Nanos, place: u32) {
         let slot = *self.reads.get(place);
         self.give_back(place);
+        self.give_compare(place);
         if let Some(cmd) = slot.cmd {
             let table = self.table(cmd);
             if table.read == place {
@@ -456,10 +536,15 @@ impl<D: Disk> Core<D> {
     }
 
     /// The connection of a read is gone; what is under way for it comes to its end.
-    pub(super) fn abandon_read(&mut self, cmd: CommandId, place: u32) {
-        if self.reads.get(place).cmd == Some(cmd) {
+    pub(super) fn abandon_read(&mut self, now: Nanos, cmd: CommandId, place: u32) {
+        if self.reads.get(place).cmd != Some(cmd) {
+            return;
+        }
+        self.table(cmd).read = NONE;
+        if self.reads.get(place).purpose == Purpose::Compare {
+            self.abandon_compare(now, place);
+        } else {
             self.reads.get_mut(place).abandoned = true;
-            self.table(cmd).read = NONE;
         }
     }
 }

@@ -18,11 +18,15 @@ use std::collections::VecDeque;
 const HELD_MAX: Nanos = Nanos::from_millis(100);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WriteState {
+pub(super) enum WriteState {
     /// Waits for room in the log.
     Waiting,
     /// Its data is coming in.
     Receiving,
+    /// Its data is there; the compare that it is fused with decides about it.
+    Paired,
+    /// Its data is there; a pair keeps it out of the log.
+    Barred,
     /// It is in the log, on its way to be committed.
     Logged,
     /// Its segment was closed before its data came; waits to be moved.
@@ -33,19 +37,21 @@ enum WriteState {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WriteSlot {
-    state: WriteState,
-    cmd: Option<CommandId>,
-    placement: Option<Placement>,
+    pub(super) state: WriteState,
+    pub(super) cmd: Option<CommandId>,
+    pub(super) placement: Option<Placement>,
     kind: EntryKind,
-    volume: VolumeId,
-    first: Sector,
-    sectors: Sectors,
+    pub(super) volume: VolumeId,
+    pub(super) first: Sector,
+    pub(super) sectors: Sectors,
     parsed: Nanos,
     waited: bool,
     /// Where a late write's bytes wait for room, so that they pin no segment meanwhile.
     aside: Option<Span>,
     /// Pages counted in [`Core::large_pages`] for it.
     large: u32,
+    /// The compare that it is fused with.
+    pub(super) compare: u32,
 }
 
 impl WriteSlot {
@@ -61,6 +67,7 @@ impl WriteSlot {
         waited: false,
         aside: None,
         large: 0,
+        compare: NONE,
     };
 }
 
@@ -74,27 +81,19 @@ impl<D: Disk> Core<D> {
     pub(super) fn write_came(
         &mut self,
         now: Nanos,
-        cmd: Option<CommandId>,
+        id: CommandId,
         kind: EntryKind,
-        volume: VolumeId,
-        first: Sector,
-        sectors: Sectors,
+        (volume, first, sectors): (VolumeId, Sector, Sectors),
+        fused: Option<CommandId>,
     ) {
-        let Some(id) = cmd else { return };
-        if self.fault.is_some() || self.stopping.is_some() {
-            self.complete(
-                id,
-                if self.fault.is_some() {
-                    Status::WRITE_FAULT
-                } else {
-                    Status::COMMAND_INTERRUPTED
-                },
-            );
+        let compare = fused.map_or(NONE, |first| self.compare_of(first));
+        if fused.is_some() && compare == NONE {
+            self.complete(id, Status::ABORTED_FAILED_FUSED);
             return;
         }
         let slot = WriteSlot {
             state: WriteState::Waiting,
-            cmd,
+            cmd: Some(id),
             placement: None,
             kind,
             volume,
@@ -104,13 +103,26 @@ impl<D: Disk> Core<D> {
             waited: false,
             aside: None,
             large: 0,
+            compare: NONE,
         };
-        let Some(place) = self.writes.take(slot) else {
-            self.complete(id, Status::COMMAND_INTERRUPTED);
+        let refusal = match (self.fault, self.stopping) {
+            (Some(_), _) => Some(Status::WRITE_FAULT),
+            (None, Some(_)) => Some(Status::COMMAND_INTERRUPTED),
+            (None, None) => None,
+        };
+        let place = if refusal.is_none() { self.writes.take(slot) } else { None };
+        let Some(place) = place else {
+            if compare != NONE {
+                self.part(now, compare);
+            }
+            self.complete(id, refusal.unwrap_or(Status::COMMAND_INTERRUPTED));
             return;
         };
         self.commands += 1;
         self.table(id).write = place;
+        if compare != NONE {
+            self.fuse(place, compare);
+        }
         let queue = if self.is_large(place) { &self.waiting_large } else { &self.waiting_writes };
         if !queue.is_empty() || !self.try_place(now, place) {
             let large = self.is_large(place);
@@ -191,12 +203,18 @@ impl<D: Disk> Core<D> {
         digest: Option<u32>,
         last: bool,
     ) {
+        let compare = self.compare_of(cmd);
+        if compare != NONE {
+            self.compare_arrived(now, compare, span, digest, last);
+            return;
+        }
         let place = self.table(cmd).write;
         if place == NONE || self.writes.get(place).cmd != Some(cmd) {
             return;
         }
         let crc = digest.map(|_| self.arena.crc32c(span));
         if crc != digest {
+            self.release_compare(now, place);
             self.clients.frontend.digest_is_wrong(cmd);
             self.attend(cmd.conn());
             self.forget_write(now, place);
@@ -209,8 +227,10 @@ impl<D: Disk> Core<D> {
         self.times.record(Stage::Receive, now.since(slot.parsed));
         let Some(placement) = slot.placement else {
             // It had to leave its segment while it was coming in.
-            self.writes.get_mut(place).state = WriteState::Late;
-            self.late.push_back(place);
+            if !self.hold_for_compare(place) {
+                self.writes.get_mut(place).state = WriteState::Late;
+                self.late.push_back(place);
+            }
             return;
         };
         if placement.entry.pages == 1 && span == self.payload(&placement) && crc.is_some() {
@@ -219,7 +239,19 @@ impl<D: Disk> Core<D> {
         } else {
             self.sum_pages(&placement);
         }
-        self.log_write(now, place);
+        if !self.hold_for_compare(place) {
+            self.log_write(now, place);
+        }
+    }
+
+    /// A write that is fused with a compare, and whose data is there, waits for that.
+    fn hold_for_compare(&mut self, place: u32) -> bool {
+        if self.writes.get(place).compare == NONE {
+            return false;
+        }
+        self.writes.get_mut(place).state = WriteState::Paired;
+        self.try_pair(place);
+        true
     }
 
     /// Sums each page of a write, once, while its bytes are warm.
@@ -235,7 +267,14 @@ impl<D: Disk> Core<D> {
         }
     }
 
+    /// Gives a write whose data is there to the log, unless a pair keeps it out (FUSE-1).
     pub(super) fn log_write(&mut self, now: Nanos, place: u32) {
+        if !self.bar(place) {
+            self.log_now(now, place);
+        }
+    }
+
+    pub(super) fn log_now(&mut self, now: Nanos, place: u32) {
         let placement =
             self.writes.get(place).placement.expect("a write that is logged was placed");
         match self.log.complete(now, placement, u64::from(place)) {
@@ -279,6 +318,8 @@ impl<D: Disk> Core<D> {
         let slot = self.writes.get_mut(place);
         let cmd = slot.cmd.take();
         slot.placement = None;
+        let state = slot.state;
+        self.fused.forget(place, state);
         if let Some(cmd) = cmd {
             let table = self.table(cmd);
             if table.write == place {
@@ -292,7 +333,7 @@ impl<D: Disk> Core<D> {
     /// Writes that waited for room, late ones first, then in the order they came.
     pub(super) fn retry_waiting(&mut self, now: Nanos) -> bool {
         if self.fault.is_some() {
-            self.fail_waiting();
+            self.fail_waiting(now);
         }
         self.make_way(now);
         let mut any = false;
@@ -301,7 +342,7 @@ impl<D: Disk> Core<D> {
                 break;
             };
             if self.writes.get(place).state == WriteState::Dropped {
-                self.drop_late(place, Status::COMMAND_INTERRUPTED);
+                self.drop_late(now, place, Status::COMMAND_INTERRUPTED);
                 any = true;
                 continue;
             }
@@ -319,7 +360,7 @@ impl<D: Disk> Core<D> {
                 && keeps == self.log.held_slot()
                 && now.since(self.held_since) >= HELD_MAX
             {
-                self.drop_late(place, Status::COMMAND_INTERRUPTED);
+                self.drop_late(now, place, Status::COMMAND_INTERRUPTED);
             } else {
                 self.late.push_back(place);
             }
@@ -354,10 +395,12 @@ impl<D: Disk> Core<D> {
     }
 
     /// Nothing becomes durable any more: writes that have no Lsn yet fail, so that their hosts can turn elsewhere.
-    pub(super) fn fail_waiting(&mut self) {
+    pub(super) fn fail_waiting(&mut self, now: Nanos) {
+        self.fail_fused_waiting(now);
         while let Some(place) =
             self.waiting_writes.pop_front().or_else(|| self.waiting_large.pop_front())
         {
+            self.release_compare(now, place);
             if let Some(cmd) = self
                 .writes
                 .get(place)
@@ -369,12 +412,13 @@ impl<D: Disk> Core<D> {
             self.give_write(place);
         }
         while let Some(place) = self.late.pop_front() {
-            self.drop_late(place, Status::WRITE_FAULT);
+            self.drop_late(now, place, Status::WRITE_FAULT);
         }
     }
 
     /// Ends a late write, which has no Lsn, without its effect.
-    pub(super) fn drop_late(&mut self, place: u32, status: Status) {
+    pub(super) fn drop_late(&mut self, now: Nanos, place: u32, status: Status) {
+        self.release_compare(now, place);
         if let Some(placement) = self.writes.get(place).placement {
             self.log.release_late(placement);
         }
@@ -394,19 +438,26 @@ impl<D: Disk> Core<D> {
         };
         for place in 0..self.writes.count() as u32 {
             let WriteSlot { state, cmd, placement, .. } = *self.writes.get(place);
-            let (WriteState::Receiving, Some(cmd), Some(placement)) = (state, cmd, placement)
-            else {
-                continue;
+            let coming = match state {
+                WriteState::Receiving => true,
+                WriteState::Paired | WriteState::Barred => false,
+                WriteState::Waiting
+                | WriteState::Logged
+                | WriteState::Late
+                | WriteState::Dropped => continue,
             };
+            let (Some(cmd), Some(placement)) = (cmd, placement) else { continue };
             if self.geometry.slot(placement.segment) != held {
                 continue;
             }
             self.set_aside(place);
-            if let Some(run) = self.writes.get(place).aside {
+            let aside = self.writes.get(place).aside;
+            if let Some(run) = aside.filter(|_| coming) {
                 self.clients.frontend.move_write(cmd, aside_payload(run, &placement));
-            } else if now.since(self.held_since) >= HELD_MAX {
-                self.complete(cmd, Status::COMMAND_INTERRUPTED);
-                self.forget_write(now, place);
+            } else if self.writes.get(place).placement.is_some()
+                && now.since(self.held_since) >= HELD_MAX
+            {
+                self.end_fused(now, place, Status::COMMAND_INTERRUPTED);
             }
         }
     }
@@ -482,6 +533,7 @@ impl<D: Disk> Core<D> {
             let volume = &mut self.volumes[usize::from(slot.volume.get())];
             volume.writes += 1;
             volume.write_bytes += slot.sectors.bytes();
+            self.release_compare(now, place);
             if let Some(cmd) = slot.cmd {
                 self.complete(cmd, Status::SUCCESS);
             }
@@ -495,17 +547,49 @@ impl<D: Disk> Core<D> {
         if self.writes.get(place).cmd != Some(cmd) {
             return;
         }
+        self.sever(place);
         match self.writes.get(place).state {
             WriteState::Waiting | WriteState::Late if Mutant::DeadWriteLogged.is_on() => {}
             WriteState::Waiting => self.writes.get_mut(place).state = WriteState::Dropped,
-            WriteState::Receiving => self.forget_write(now, place),
             // It has no Lsn yet: after its host's retry it must not take effect (I16).
+            WriteState::Receiving | WriteState::Paired | WriteState::Barred => {
+                self.forget_write(now, place)
+            }
             WriteState::Late => {
                 self.unlink(cmd, place);
-                self.writes.get_mut(place).state = WriteState::Dropped;
+                self.drop_from_late(place);
             }
             // It is in the log, before whatever its host sends again; only its host no longer hears of it.
             WriteState::Logged | WriteState::Dropped => self.unlink(cmd, place),
+        }
+    }
+
+    /// A late write will not be logged; it is forgotten when it is its turn.
+    fn drop_from_late(&mut self, place: u32) {
+        self.writes.get_mut(place).state = WriteState::Dropped;
+        self.fused.forget(place, WriteState::Dropped);
+    }
+
+    /// Ends a write that has no Lsn, without effect.
+    pub(super) fn end_unlogged(&mut self, now: Nanos, place: u32, status: Status) {
+        let WriteSlot { state, cmd, .. } = *self.writes.get(place);
+        if let Some(cmd) = cmd {
+            self.complete(cmd, status);
+            match state {
+                WriteState::Waiting | WriteState::Late => self.unlink(cmd, place),
+                WriteState::Receiving
+                | WriteState::Paired
+                | WriteState::Barred
+                | WriteState::Logged
+                | WriteState::Dropped => {}
+            }
+        }
+        match state {
+            WriteState::Waiting | WriteState::Late => self.drop_from_late(place),
+            WriteState::Receiving | WriteState::Paired | WriteState::Barred => {
+                self.forget_write(now, place)
+            }
+            WriteState::Logged | WriteState::Dropped => {}
         }
     }
 
@@ -522,16 +606,19 @@ impl<D: Disk> Core<D> {
     pub(super) fn expire_write(&mut self, now: Nanos, place: u32, limit: Nanos) -> bool {
         let WriteSlot { state, cmd, parsed, .. } = *self.writes.get(place);
         let Some(cmd) = cmd.filter(|_| now.since(parsed) >= limit) else { return false };
-        let then = match state {
-            WriteState::Waiting | WriteState::Late => WriteState::Dropped,
+        match state {
+            WriteState::Waiting | WriteState::Late | WriteState::Paired | WriteState::Barred => {
+                self.end_fused(now, place, Status::COMMAND_INTERRUPTED);
+            }
             // It stays in the log, and comes before what is sent again.
-            WriteState::Logged => WriteState::Logged,
+            WriteState::Logged => {
+                self.release_compare(now, place);
+                self.complete(cmd, Status::COMMAND_INTERRUPTED);
+                self.unlink(cmd, place);
+            }
             // Its own host is slow: the target's time limits are for that.
             WriteState::Receiving | WriteState::Dropped => return false,
-        };
-        self.complete(cmd, Status::COMMAND_INTERRUPTED);
-        self.unlink(cmd, place);
-        self.writes.get_mut(place).state = then;
+        }
         true
     }
 }

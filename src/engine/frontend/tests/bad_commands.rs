@@ -20,8 +20,8 @@ fn io_commands_are_checked() {
         let cases: &[(&str, Sqe, &[u8], Status)] = &[
             ("C14 PRP", change(read(1, 0, 1, 4096), |s| s.flags = 0), &[], Status::INVALID_FIELD),
             (
-                "C28 fused",
-                change(read(1, 0, 1, 4096), |s| s.flags = psdt::SGL | 1),
+                "C28 fused, and of no kind",
+                change(read(1, 0, 1, 4096), |s| s.flags = psdt::SGL | 3),
                 &[],
                 Status::INVALID_FIELD,
             ),
@@ -99,7 +99,7 @@ fn io_commands_are_checked() {
                 &[],
                 Status::INVALID_NAMESPACE,
             ),
-            ("C24", Sqe::new(0x05, 1, 1), &[], Status::INVALID_OPCODE),
+            ("C24", Sqe::new(0x04, 1, 1), &[], Status::INVALID_OPCODE),
             (
                 "C24 with data",
                 change(Sqe::new(0x0d, 1, 1), |s| s.sgl = Sgl::in_capsule(4096)),

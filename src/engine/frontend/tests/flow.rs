@@ -293,18 +293,25 @@ fn the_controller_says_what_it_does() {
             (controller.mdts, controller.ioccsz, controller.iorcsz),
             (4, (64 + IN_CAPSULE) / 16, 1)
         );
-        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0b1100, DEPTH));
+        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0x8d, DEPTH));
+        let blocks = |field: u16| (u32::from(field) + 1) * lba;
+        assert_eq!((controller.fuses, blocks(controller.acwu)), (1, IN_CAPSULE));
+        assert_eq!([controller.awun, controller.awupf].map(blocks), [TRANSFER; 2]);
         assert!(controller.kas > 0);
         let namespace =
             IdentifyNamespace::parse(&world.fetch(admin, &identify(cns::NAMESPACE, 1))).unwrap();
         assert_eq!(namespace.nsze * u64::from(lba), VOLUME_BYTES);
         assert_eq!(1 << namespace.lbaf0_shift, lba);
-        assert_eq!((u32::from(namespace.nawupf) + 1) * lba, TRANSFER);
+        assert_eq!([namespace.nawun, namespace.nawupf].map(blocks), [TRANSFER; 2]);
+        assert_eq!((namespace.nsfeat & 2, blocks(namespace.nacwu)), (2, IN_CAPSULE));
+        let boundaries = [namespace.nabsn, namespace.nabo, namespace.nabspf];
+        assert_eq!(boundaries, [0; 3], "an atomic write may lie anywhere");
         assert_eq!(namespace.dlfeat, 9);
         let limits =
             IdentifyNvmController::parse(&world.fetch(admin, &identify(cns::SET_CONTROLLER, 0)))
                 .unwrap();
         assert_eq!((4096 << limits.wzsl, limits.dmrsl * lba), (8 << 20, 8 << 20));
+        assert_eq!((4096 << limits.vsl, limits.dmrl, limits.dmsl), (1 << 20, 0, 0));
         assert_eq!(
             world.fetch(admin, &identify(cns::NAMESPACE_LIST, 0))[..8],
             [1, 0, 0, 0, 0, 0, 0, 0]
@@ -329,6 +336,9 @@ fn the_controller_says_what_it_does() {
         let log = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
         let effects = world.fetch(admin, &log(log_page::EFFECTS, 4096, 0));
         assert_eq!(u32::from(effects[1024 + 4 * usize::from(opcode::READ)]), EFFECTS_SUPPORTED);
+        for code in [opcode::COMPARE, opcode::VERIFY] {
+            assert_eq!(u32::from(effects[1024 + 4 * usize::from(code)]), EFFECTS_SUPPORTED);
+        }
         // C29: what lies past the end of a page reads as zero; more than one chunk works.
         let health = world.fetch(admin, &log(log_page::HEALTH, 8192, 508));
         assert_eq!((health.len(), health.iter().all(|&byte| byte == 0)), (8192, true));

@@ -7,6 +7,7 @@ mod bad_commands;
 mod bad_connects;
 mod bad_pdus;
 mod flow;
+mod fused;
 mod life;
 mod moves;
 
@@ -134,7 +135,9 @@ impl World {
                 continue;
             }
             match event {
-                Event::Write { cmd, sectors, .. } => self.place(cmd, sectors.bytes() as u32),
+                Event::Write { cmd, sectors, .. } | Event::Compare { cmd, sectors, .. } => {
+                    self.place(cmd, sectors.bytes() as u32)
+                }
                 Event::Arrived { cmd, span, digest, last } => {
                     let bytes = &self.arena[span.at as usize..span.end() as usize];
                     if digest.is_some_and(|digest| digest != crc32c(bytes)) {
@@ -147,9 +150,9 @@ impl World {
                     let pieces = self.pieces(first, sectors);
                     self.frontend.read_ready(cmd, &pieces);
                 }
-                Event::Flush { cmd, .. } | Event::Zeroes { cmd, .. } => {
-                    self.frontend.complete(cmd, Status::SUCCESS)
-                }
+                Event::Flush { cmd, .. }
+                | Event::Zeroes { cmd, .. }
+                | Event::Verify { cmd, .. } => self.frontend.complete(cmd, Status::SUCCESS),
                 Event::Authenticate { conn } => self.compute(conn),
                 Event::Released { .. } | Event::Abandoned { .. } | Event::Attend { .. } => {}
             }
@@ -382,6 +385,12 @@ fn read(cid: u16, slba: u64, blocks: u32, lba: u32) -> Sqe {
 fn write(cid: u16, slba: u64, blocks: u32, lba: u32, inline: bool) -> Sqe {
     let mut sqe = Io { slba, blocks, fua: false }.emit(opcode::WRITE, cid, 1);
     sqe.sgl = if inline { Sgl::in_capsule(blocks * lba) } else { Sgl::transport(blocks * lba) };
+    sqe
+}
+
+fn compare(cid: u16, slba: u64, blocks: u32, lba: u32, inline: bool) -> Sqe {
+    let mut sqe = write(cid, slba, blocks, lba, inline);
+    sqe.opcode = opcode::COMPARE;
     sqe
 }
 

@@ -5,6 +5,7 @@ mod apart;
 mod clients;
 mod durable;
 mod faults;
+mod fused;
 mod meeting;
 mod no_alloc;
 mod random;
@@ -26,6 +27,7 @@ const WRITES: LoadConfig = LoadConfig {
     reads: 0,
     zeroes: 0,
     flushes: 0,
+    looks: 0,
     large: 0,
     sectors: 4096,
     deaths: 0,

@@ -22,6 +22,7 @@ const MIXED: LoadConfig = LoadConfig {
     reads: 300,
     zeroes: 60,
     flushes: 20,
+    looks: 150,
     large: 10,
     cps: 10,
     depth: 40,

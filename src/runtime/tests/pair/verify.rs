@@ -35,7 +35,7 @@ fn written(config: WorldConfig) -> World {
 /// Blocks of a node's volumes, as (volume, block), that can't be read until they are written again.
 type Bad = Rc<RefCell<BTreeSet<(usize, u64)>>>;
 
-fn bad_blocks(world: &World, side: usize, blocks: &[(usize, u64)]) -> Bad {
+pub(crate) fn bad_blocks(world: &World, side: usize, blocks: &[(usize, u64)]) -> Bad {
     let bad: Bad = Rc::new(RefCell::new(blocks.iter().copied().collect()));
     let shared = bad.clone();
     let heal = move |file: FileId, at: u64, len: u64| {
