@@ -7,7 +7,7 @@ use crate::wait::SOCKETS_MAX;
 use ibid_chap::Secret;
 use ibid_wire::nvme_tcp::{
     Cc, ControllerKind, Csts, GetLogPage, IDENTIFY_BYTES, Identify, IdentifyController,
-    SetFeatures, Sqe, cns, csi, fctype, feature, oncs, opcode, property,
+    SetFeatures, Sqe, cns, csi, fctype, feature, fuses, oncs, opcode, property,
 };
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -82,6 +82,8 @@ pub struct Namespace {
     pub lba_bytes: u32,
     /// Blocks that are written whole or not at all, also across power failure.
     pub atomic_blocks: u32,
+    /// Blocks of the largest Compare and Write.
+    pub pair_blocks: u32,
     /// Globally unique identifier.
     pub nguid: [u8; 16],
 }
@@ -95,6 +97,10 @@ pub struct Initiator {
     pub(crate) namespace: Namespace,
     namespaces: Vec<Namespace>,
     pub(crate) transfer_bytes_max: u32,
+    pub(crate) compare_blocks_max: u64,
+    /// Compare and Write is supported.
+    pub(crate) has_pairs: bool,
+    pub(crate) verify_blocks_max: u64,
     pub(crate) zeroes_blocks_max: u64,
     pub(crate) deallocate_blocks_max: u64,
     pub(crate) keep_alive_every: Duration,
@@ -131,11 +137,18 @@ impl Initiator {
             *namespaces.first().ok_or(ClientError::Unsupported("a namespace: it has none"))?;
         let limits = nvm_limits(&mut admin, &mut buffer)?;
         let lba_shift = namespace.lba_bytes.ilog2();
-        let zeroes_blocks_max = match limits.wzsl {
-            _ if controller.oncs & oncs::WRITE_ZEROES == 0 => 0,
-            0 => u64::from(transfer_bytes_max) >> lba_shift,
+        let transfer_blocks_max = u64::from(transfer_bytes_max) >> lba_shift;
+        // What no MDTS bounds has a limit of its own, a power of two of 4 KiB, or is taken not to exceed a transfer.
+        let limit = |bit: u16, shift: u8| match shift {
+            _ if controller.oncs & bit == 0 => 0,
+            0 => transfer_blocks_max,
             shift => 4096_u64.checked_shl(shift.into()).unwrap_or(u64::MAX) >> lba_shift,
         };
+        let zeroes_blocks_max = limit(oncs::WRITE_ZEROES, limits.wzsl);
+        let verify_blocks_max = limit(oncs::VERIFY, limits.vsl);
+        let compare_blocks_max =
+            if controller.oncs & oncs::COMPARE == 0 { 0 } else { transfer_blocks_max };
+        let has_pairs = controller.fuses & fuses::COMPARE_AND_WRITE != 0;
         let deallocate_blocks_max = match limits.dmrsl {
             _ if controller.oncs & oncs::DATASET_MANAGEMENT == 0 => 0,
             0 => u32::MAX.into(),
@@ -176,6 +189,9 @@ impl Initiator {
             namespace,
             namespaces,
             transfer_bytes_max,
+            compare_blocks_max,
+            has_pairs,
+            verify_blocks_max,
             zeroes_blocks_max,
             deallocate_blocks_max,
             keep_alive_every,

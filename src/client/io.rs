@@ -5,7 +5,7 @@ use crate::connect::KEEP_ALIVE;
 use crate::initiator::Initiator;
 use crate::queue::{Completion, Flow};
 use crate::wait::wait;
-use ibid_wire::nvme_tcp::{Deallocate, DsmRange, Io, Sgl, Sqe, Status, opcode};
+use ibid_wire::nvme_tcp::{Deallocate, DsmRange, Io, Sgl, Sqe, Status, opcode, psdt};
 use std::time::{Duration, Instant};
 
 /// Why a request was not taken. Nothing was sent.
@@ -38,10 +38,28 @@ pub struct Refused {
 #[derive(Clone, Copy)]
 enum Kind {
     Read,
-    Write { fua: bool },
+    Write { fua: bool, fuse: u8 },
+    Compare { fuse: u8 },
+    Verify,
     Flush,
     Zeroes { deallocate: bool },
     Deallocate,
+}
+
+impl Kind {
+    /// Its data travels in the caller's buffer.
+    const fn has_data(self) -> bool {
+        matches!(self, Kind::Read | Kind::Write { .. } | Kind::Compare { .. })
+    }
+}
+
+/// A pair that was not taken, with its buffers.
+#[derive(Debug)]
+pub struct PairRefused {
+    /// Why.
+    pub why: RefusedWhy,
+    /// The caller's buffers: what was expected, what was to be written.
+    pub buffers: [Vec<u8>; 2],
 }
 
 impl Initiator {
@@ -67,7 +85,57 @@ impl Initiator {
         fua: bool,
         buffer: Vec<u8>,
     ) -> Result<(), Refused> {
-        self.submit(queue, token, Kind::Write { fua }, slba, blocks, buffer)
+        self.submit(queue, token, Kind::Write { fua, fuse: 0 }, slba, blocks, buffer)
+    }
+
+    /// Compares `blocks` logical blocks with the start of `buffer`: ends with [`Status::COMPARE_FAILURE`] where they differ.
+    pub fn submit_compare(
+        &mut self,
+        queue: usize,
+        token: u64,
+        slba: u64,
+        blocks: u32,
+        buffer: Vec<u8>,
+    ) -> Result<(), Refused> {
+        self.submit(queue, token, Kind::Compare { fuse: 0 }, slba, blocks, buffer)
+    }
+
+    /// Writes `blocks` logical blocks from the second buffer if they are as in the first one, with nothing in between (fused Compare and
+    /// Write). Both commands end: the compare as one by itself, the write with [`Status::ABORTED_FAILED_FUSED`] where they differ.
+    pub fn submit_compare_and_write(
+        &mut self,
+        queue: usize,
+        tokens: [u64; 2],
+        slba: u64,
+        blocks: u32,
+        buffers: [Vec<u8>; 2],
+    ) -> Result<(), PairRefused> {
+        let compare = Kind::Compare { fuse: psdt::FUSE_FIRST };
+        let write = Kind::Write { fua: false, fuse: psdt::FUSE_SECOND };
+        let refusal = match self.judge(queue, compare, blocks, &buffers[0]) {
+            Err(why) => Some(why),
+            Ok(_) if self.room(queue) < 2 => Some(RefusedWhy::Full),
+            Ok(_) => self.judge(queue, write, blocks, &buffers[1]).err(),
+        };
+        if let Some(why) = refusal {
+            return Err(PairRefused { why, buffers });
+        }
+        let [expected, new] = buffers;
+        self.submit(queue, tokens[0], compare, slba, blocks, expected)
+            .and_then(|()| self.submit(queue, tokens[1], write, slba, blocks, new))
+            .expect("there is room for both");
+        Ok(())
+    }
+
+    /// Has `blocks` logical blocks read and checked, and nothing sent.
+    pub fn submit_verify(
+        &mut self,
+        queue: usize,
+        token: u64,
+        slba: u64,
+        blocks: u32,
+    ) -> Result<(), Refused> {
+        self.submit(queue, token, Kind::Verify, slba, blocks, Vec::new())
     }
 
     /// Flushes the namespace.
@@ -115,6 +183,10 @@ impl Initiator {
             Kind::Read | Kind::Write { .. } => {
                 u64::from(self.transfer_bytes_max) / u64::from(self.namespace.lba_bytes)
             }
+            Kind::Compare { fuse: 0 } => self.compare_blocks_max,
+            Kind::Compare { .. } if self.has_pairs => self.namespace.pair_blocks.into(),
+            Kind::Compare { .. } => 0,
+            Kind::Verify => self.verify_blocks_max.min(1 << 16),
             Kind::Flush => 1,
             Kind::Zeroes { .. } => self.zeroes_blocks_max.min(1 << 16),
             Kind::Deallocate => self.deallocate_blocks_max,
@@ -122,7 +194,7 @@ impl Initiator {
         if blocks == 0 || u64::from(blocks) > limit {
             return Err(RefusedWhy::Length);
         }
-        if matches!(kind, Kind::Read | Kind::Write { .. }) && (buffer.len() as u64) < bytes {
+        if kind.has_data() && (buffer.len() as u64) < bytes {
             return Err(RefusedWhy::Buffer);
         }
         self.queues.get(queue).ok_or(RefusedWhy::NoQueue)?.next_slot().ok_or(RefusedWhy::Full)
@@ -151,12 +223,21 @@ impl Initiator {
                 sqe.sgl = Sgl::transport(bytes);
                 queue.submit(&sqe, &[], Flow::In { done: 0 }, bytes, token, buffer);
             }
-            Kind::Write { fua } => {
-                let mut sqe = io(fua).emit(opcode::WRITE, cid, nsid);
+            Kind::Write { .. } | Kind::Compare { .. } => {
+                let (code, fua, fuse) = match kind {
+                    Kind::Write { fua, fuse } => (opcode::WRITE, fua, fuse),
+                    Kind::Compare { fuse } => (opcode::COMPARE, false, fuse),
+                    _ => unreachable!("these two send data"),
+                };
+                let mut sqe = io(fua).emit(code, cid, nsid).fused(fuse);
                 let inline = bytes <= queue.in_capsule;
                 sqe.sgl = if inline { Sgl::in_capsule(bytes) } else { Sgl::transport(bytes) };
                 let flow = if inline { Flow::Settled } else { Flow::Out { asked: 0, staged: 0 } };
                 queue.submit(&sqe, &[], flow, bytes, token, buffer);
+            }
+            Kind::Verify => {
+                let sqe = io(false).emit(opcode::VERIFY, cid, nsid);
+                queue.submit(&sqe, &[], Flow::Settled, 0, token, buffer);
             }
             Kind::Flush => queue.submit(
                 &Sqe::new(opcode::FLUSH, cid, nsid),
@@ -301,6 +382,66 @@ impl Initiator {
             at += u64::from(blocks);
         }
         Ok(())
+    }
+
+    /// Whether `bytes`, a whole number of logical blocks, are what the namespace holds from `slba` on. For use when nothing else is
+    /// outstanding.
+    pub fn compare(&mut self, slba: u64, bytes: &[u8]) -> Result<bool, ClientError> {
+        let lba = self.namespace.lba_bytes as usize;
+        let mut at = slba;
+        for chunk in bytes.chunks(self.transfer_bytes_max as usize) {
+            let blocks = whole_blocks(chunk.len(), lba)?;
+            self.submit_compare(0, 0, at, blocks, chunk.to_vec())
+                .map_err(|refused| ClientError::Refused(refused.why))?;
+            match self.settle("compare") {
+                Ok(_) => {}
+                Err(ClientError::Failed { status: Status::COMPARE_FAILURE, .. }) => {
+                    return Ok(false);
+                }
+                Err(other) => return Err(other),
+            }
+            at += u64::from(blocks);
+        }
+        Ok(true)
+    }
+
+    /// Writes `new` if the namespace holds `expected` there, as one; tells whether it did. For use when nothing else is outstanding.
+    pub fn compare_and_write(
+        &mut self,
+        slba: u64,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<bool, ClientError> {
+        let blocks = whole_blocks(new.len(), self.namespace.lba_bytes as usize)?;
+        self.submit_compare_and_write(0, [0, 1], slba, blocks, [expected.to_vec(), new.to_vec()])
+            .map_err(|refused| ClientError::Refused(refused.why))?;
+        const DOING: &str = "compare and write";
+        let deadline = Instant::now() + self.timeout;
+        let mut ended = [None; 2];
+        while ended.iter().any(Option::is_none) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ClientError::Timeout(DOING));
+            }
+            self.wait(left, &mut |completion| {
+                ended[(completion.token == 1) as usize] = Some(completion.status);
+            })?;
+        }
+        match ended.map(|status| status.expect("both have ended")) {
+            [Status::SUCCESS, Status::SUCCESS] => Ok(true),
+            [Status::COMPARE_FAILURE, _] => Ok(false),
+            [Status::SUCCESS, status] | [status, _] => {
+                Err(ClientError::Failed { doing: DOING, status })
+            }
+        }
+    }
+
+    /// Has a run read and checked by the target, in as many commands as its limit asks for. For use when nothing else is outstanding.
+    pub fn verify(&mut self, slba: u64, blocks: u64) -> Result<(), ClientError> {
+        let step = self.verify_blocks_max.min(1 << 16);
+        self.in_steps("verify", slba, blocks, step, |this, at, count| {
+            this.submit_verify(0, 0, at, count)
+        })
     }
 
     /// Flushes. For use when nothing else is outstanding.

@@ -18,7 +18,7 @@ pub use connect::discover;
 pub use ibid_chap::Secret;
 pub use ibid_wire::nvme_tcp::{AuthRefusal, Status};
 pub use initiator::{ConnectOptions, Initiator, Namespace, Subsystem};
-pub use io::{Refused, RefusedWhy};
+pub use io::{PairRefused, Refused, RefusedWhy};
 pub use queue::Completion;
 
 use ibid_wire::nvme_tcp::FatalError;

@@ -73,6 +73,27 @@ fn what_is_written_in_any_size_is_read_back_with_every_choice_of_digests_and_for
                 assert!(back == model[at..at + bytes], "{bytes} bytes came back different");
             }
             host.flush().unwrap();
+            let whole = 3 * (1 << 20) / lba as usize * lba as usize;
+            assert!(host.compare(0, &model[..whole]).unwrap());
+            for bytes in [lba as usize, 16384, (1 << 20) + lba as usize] {
+                let mut wrong = model[..bytes].to_vec();
+                wrong[bytes - 1] ^= 1;
+                assert!(!host.compare(0, &wrong).unwrap(), "the last of {bytes} differs");
+            }
+            for bytes in [lba as usize, 16384] {
+                let mut new = vec![0; bytes];
+                random.fill(&mut new);
+                assert!(!host.compare_and_write(5, &new, &new).unwrap());
+                let at = 5 * lba as usize;
+                assert!(host.compare_and_write(5, &model[at..at + bytes], &new).unwrap());
+                model[at..at + bytes].copy_from_slice(&new);
+            }
+            let longer = vec![0; 16384 + lba as usize];
+            assert!(matches!(
+                host.compare_and_write(0, &longer, &longer),
+                Err(ClientError::Refused(RefusedWhy::Length))
+            ));
+            host.verify(0, host.namespace().blocks).unwrap();
             host.zeroes(1, 3, true).unwrap();
             host.deallocate(8, 2).unwrap();
             model[lba as usize..4 * lba as usize].fill(0);
