@@ -175,6 +175,7 @@ fn identify_data_survives_the_wire() {
         dlfeat: 9,
         nawun: 2047,
         nawupf: 2047,
+        nacwu: 31,
         nabsn: 0,
         nabo: 0,
         nabspf: 0,
@@ -190,7 +191,7 @@ fn identify_data_survives_the_wire() {
     namespace.emit(&mut bytes);
     assert_eq!(IdentifyNamespace::parse(&bytes), Ok(namespace));
     // LBADS is the third byte of format 0.
-    assert_eq!(bytes[130], 9);
+    assert_eq!((bytes[130], bytes[38]), (9, 31));
     assert!(IdentifyNamespace::parse(&bytes[..4095]).is_err());
 }
 

@@ -263,7 +263,7 @@ fn a_pair_waits_behind_what_is_logged_and_before_what_comes_later() {
     world.queues[2].submit(5, request);
     world.pass(Nanos::from_millis(50));
     assert_eq!(world.snapshot(SOURCE).lsn, logged.next(), "only the one elsewhere is logged");
-    let mut statuses = vec![None; 6];
+    let mut statuses = [None; 6];
     while statuses[1..].iter().any(Option::is_none) {
         for (_, done) in world.step() {
             statuses[done.tag as usize] = Some(done.status);
