@@ -10,7 +10,10 @@ impl Frontend {
     /// Whether a command is on a queue whose commands may be fused.
     pub(super) fn fuses(&self, c: usize, sqe: &Sqe) -> bool {
         let connection = &self.connections[c];
-        connection.controller.is_some() && connection.qid != 0 && sqe.opcode != opcode::FABRICS
+        connection.controller.is_some()
+            && connection.auth.is_open()
+            && connection.qid != 0
+            && sqe.opcode != opcode::FABRICS
     }
 
     /// Looks at the fuse bits of a command, whatever else becomes of it: a pair of which the first command has come is decided now.
@@ -22,6 +25,10 @@ impl Frontend {
         is_new: bool,
     ) -> Result<First, Status> {
         let first = core::mem::replace(&mut self.connections[c].first, First::None);
+        if !self.connections[c].auth.is_open() {
+            // Nothing is taken yet, however it is fused.
+            return Ok(First::None);
+        }
         let fuse = sqe.fuse();
         let is_pair = fuse == Fuse::Second && sqe.opcode == opcode::WRITE && is_new;
         if !is_pair {
