@@ -156,6 +156,12 @@ pub(crate) struct Bench {
     /// NQN to connect as; without it one of ibid's own
     #[arg(long, value_name = "NQN", value_parser = nqn)]
     pub(crate) host_nqn: Option<String>,
+    /// File with the host's secret, for a target that asks for authentication (`nvme gen-dhchap-key` makes one; mode 0600)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// File with the secret that the target must know; one that does not is not used
+    #[arg(long, value_name = "FILE", requires = "secret_file")]
+    pub(crate) controller_secret_file: Option<PathBuf>,
     /// Namespace to use
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) nsid: u32,

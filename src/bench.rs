@@ -1,6 +1,7 @@
 //! `ibid bench`: loads any NVMe/TCP target and says what its client saw.
 
 use crate::args::{self, Order};
+use crate::auth;
 use crate::load::{self, Random, Request};
 use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
@@ -24,6 +25,14 @@ pub(crate) fn run(args: &args::Bench) -> anyhow::Result<ExitCode> {
     if let Some(host) = &args.host_nqn {
         options.host_nqn.clone_from(host);
     }
+    let load = |path: &Option<std::path::PathBuf>| {
+        let secret = path
+            .as_ref()
+            .map(|path| auth::load_secret(path).with_context(|| path.display().to_string()));
+        secret.transpose()
+    };
+    options.secret = load(&args.secret_file)?;
+    options.controller_secret = load(&args.controller_secret_file)?;
     let mut initiator = Initiator::connect(args.connect, &args.nqn, &options)
         .with_context(|| format!("no connection to {} at {}", args.nqn, args.connect))?;
     ensure!(initiator.use_namespace(args.nsid), "the subsystem has no namespace {}", args.nsid);

@@ -1,6 +1,7 @@
 //! `ibid`: arguments, then the command. Each command is a room of its own.
 
 mod args;
+mod auth;
 mod bench;
 mod demo;
 mod dump;

@@ -2,6 +2,7 @@
 //! Opens what the shard drives, starts the control socket, pins and runs the shard on a thread of its own, and turns signals into its stop.
 
 use crate::args;
+use crate::auth;
 use crate::recovery::{self, Found};
 use crate::report;
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -101,6 +102,8 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
     stop_on_signals(commands.clone(), config.node.role, args.stop_with_parent)?;
 
+    // Secrets are small, and the first thing that is forgotten.
+    let target_auth = auth::target_auth(&config)?;
     let mut warnings = Vec::new();
     let parts = open_parts(&config, &mut warnings)?;
     let mode = match config.node.idle {
@@ -138,7 +141,14 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     }
     let stop = match streams {
         Some(streams) => {
-            let source = make_source(&config, parts, (port, streams))?;
+            let worker = match target_auth.hosts.len() {
+                0 => None,
+                _ => Some(auth::Worker::start(CONNECTIONS_MAX.into())?),
+            };
+            let mut source = make_source(&config, parts, target_auth, (port, streams))?;
+            if let Some(worker) = &worker {
+                source.authenticate_in(worker.room());
+            }
             info!(node = %config.node.name, listen = %first_address(source.streams())?, control = %config.node.control.display(), "source is up");
             run_shard(&config, &eal, source, (mode, commands, started))?
         }
@@ -400,6 +410,7 @@ fn listen(config: &Config, parts: &Parts) -> anyhow::Result<TcpStreams> {
 fn make_source(
     config: &Config,
     parts: Parts,
+    auth: AuthConfig,
     (port, streams): (LinkPort<MonotonicClock>, TcpStreams),
 ) -> anyhow::Result<NodeSource> {
     let Parts { layout, arena, node, found } = parts;
@@ -438,7 +449,7 @@ fn make_source(
             Hosts::Any => None,
             Hosts::Only(hosts) => Some(hosts.clone()),
         },
-        auth: AuthConfig::default(),
+        auth,
         traddr: listen.ip().to_string(),
         trsvcid: listen.port(),
         controller_ids: (1, 0x7FEF),

@@ -1,11 +1,11 @@
 //! A shard's numbers in the control plane's words.
 
-use ibid_control::config::{self, Config, Durability};
+use ibid_control::config::{self, Config, Durability, Hosts};
 use ibid_control::status::{
-    BlockRun, ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, FaultStatus, FaultSubject,
-    Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, Promise, StageHistogram,
-    StageLatency, Standing, Status, SyncStatus, TargetStatus, VerifyReport, VerifyState,
-    VolumeStatus,
+    AccessStatus, BlockRun, ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, FaultStatus,
+    FaultSubject, Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, Promise,
+    StageHistogram, StageLatency, Standing, Status, SyncStatus, TargetStatus, VerifyReport,
+    VerifyState, VolumeStatus,
 };
 use ibid_runtime::{
     self as runtime, CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot, Stage, SyncState,
@@ -72,11 +72,30 @@ pub(crate) fn status(
             controllers: snapshot.target[0],
             connections: snapshot.target[1],
             commands: snapshot.target[2],
+            access: access(config, target, snapshot),
         }),
         volumes: volumes(config, snapshot),
         copied_bytes: copied(role, snapshot),
         latency: latency(role, snapshot),
         warnings: warnings(snapshot),
+    }
+}
+
+fn access(config: &Config, target: &config::Target, snapshot: &Snapshot) -> AccessStatus {
+    let must: Vec<String> = config.auth.hosts.iter().map(|host| host.nqn.clone()).collect();
+    let (any_host, unauthenticated) = match &target.hosts {
+        Hosts::Any => (true, Vec::new()),
+        Hosts::Only(list) => {
+            (false, list.iter().filter(|nqn| !must.contains(nqn)).cloned().collect())
+        }
+    };
+    AccessStatus {
+        any_host,
+        authenticated: must,
+        unauthenticated,
+        succeeded: snapshot.auth.succeeded,
+        failed: snapshot.auth.failed,
+        under_way: snapshot.auth.under_way,
     }
 }
 

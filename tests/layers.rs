@@ -74,6 +74,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
             "tempfile",
             "tracing",
             "tracing-subscriber",
+            "zeroize",
         ],
     ),
 ];

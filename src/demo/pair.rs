@@ -4,8 +4,8 @@ use super::link::Veth;
 use crate::args::DemoLink;
 use anyhow::{Context as _, bail, ensure};
 use ibid_control::config::{
-    Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole, NQN_UUID_PREFIX,
-    Node, Peer, Role, Target, Uuid, Volume,
+    Auth, Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole,
+    NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
 use ibid_control::status::{CpReport, PairState, Status};
@@ -308,6 +308,7 @@ fn node_config(
             connections_per_address: 128,
             connections_per_host: 128,
         }),
+        auth: Auth::default(),
         volumes: vec![Volume {
             name: "demo".to_owned(),
             device: folder.join("volume.img"),

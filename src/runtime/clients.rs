@@ -3,6 +3,7 @@
 //! Not here: sockets (`driver`), the protocol (`engine::frontend`).
 
 use crate::auth::AuthRoom;
+use crate::snapshot::AuthCounters;
 use ibid_driver::{Piece, StreamEvent, StreamId, StreamStop, Streams};
 use ibid_engine::frontend::{
     self, CommandId, ConnId, Event, Frontend, PieceList, ReceivePlan, TargetConfig,
@@ -61,6 +62,16 @@ impl Clients {
     /// TCP connections that are open.
     pub(crate) fn connections(&self) -> u32 {
         self.conns.iter().filter(|conn| conn.stream.is_some()).count() as u32
+    }
+
+    /// How hosts' authentications went.
+    pub(crate) fn auth_counters(&self) -> AuthCounters {
+        let counters = self.frontend.counters();
+        AuthCounters {
+            succeeded: counters.authenticated,
+            failed: counters.auth_failures,
+            under_way: self.frontend.authenticating(),
+        }
     }
 
     /// Looks at what a connection wants to send, in this turn or the next.

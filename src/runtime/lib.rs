@@ -31,7 +31,8 @@ pub use shard::{
     COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig,
 };
 pub use snapshot::{
-    CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, SyncState, VolumeCounters,
+    AuthCounters, CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, SyncState,
+    VolumeCounters,
 };
 pub use source::{PeerLoss, Source, SourceConfig};
 pub use superblock::StartRefused;

@@ -114,6 +114,17 @@ pub enum Fault {
     Memory,
 }
 
+/// Authentications of hosts' connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AuthCounters {
+    /// That succeeded, since start.
+    pub succeeded: u64,
+    /// That failed.
+    pub failed: u64,
+    /// Under way now.
+    pub under_way: u32,
+}
+
 /// Consistency points, summed up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpCounters {
@@ -240,6 +251,8 @@ pub struct Snapshot {
     pub copied: [u64; 4],
     /// Controllers, connections, commands under way.
     pub target: [u32; 3],
+    /// Authentications of hosts.
+    pub auth: AuthCounters,
     /// Per volume; as many as the node has.
     pub volumes: Vec<VolumeCounters>,
     /// Stages.

@@ -6,7 +6,7 @@ use crate::load::{Model, options};
 use crate::process::{self, Process};
 use ibid_client::Initiator;
 use ibid_control::config::{
-    Config, CpMode, Durability, Hosts, Idle, Link as LinkConfig, LinkDevice, Log, MemifRole,
+    Auth, Config, CpMode, Durability, Hosts, Idle, Link as LinkConfig, LinkDevice, Log, MemifRole,
     NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
@@ -185,6 +185,7 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             connections_per_address: 96,
             connections_per_host: 64,
         }),
+        auth: Auth::default(),
         volumes: vec![Volume {
             name: "test".to_owned(),
             device: own.join("volume.img"),

@@ -9,8 +9,9 @@ use toml::{Table, Value};
 
 use super::read::{self, Problem, Reader};
 use super::{
-    Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Peer, Role, Target,
-    UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac, parse_size, parse_span,
+    Auth, AuthHost, Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Peer,
+    Role, Target, UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac, parse_size,
+    parse_span,
 };
 
 pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config> {
@@ -30,6 +31,7 @@ pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config>
     let pair = node.as_ref().map(|node| node.pair);
     let target = Reader::open(root, &keys::TARGET, source, problems)
         .and_then(|mut reader| target(&mut reader, pair));
+    let auth = auth(root, &nothing, target.as_ref(), problems);
     let volumes = volumes(root, log.as_ref(), problems);
     if let Some(log) = &mut log {
         fit(root, log, &volumes, problems);
@@ -37,7 +39,7 @@ pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config>
     if has_target && target.is_none() {
         return None;
     }
-    Some(Config { node: node?, log: log?, link: link?, peer: peer?, target, volumes })
+    Some(Config { node: node?, log: log?, link: link?, peer: peer?, target, auth: auth?, volumes })
 }
 
 fn node(reader: &mut Reader<'_>) -> Option<Node> {
@@ -203,6 +205,65 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
         connections_per_address: u16::try_from(connections_per_address?).ok()?,
         connections_per_host: u16::try_from(connections_per_host?).ok()?,
     })
+}
+
+fn auth(
+    root: &Table,
+    nothing: &Table,
+    target: Option<&Target>,
+    problems: &mut Vec<Problem>,
+) -> Option<Auth> {
+    let hosts = auth_hosts(root, target, problems);
+    let mut reader = Reader::open_or(root, &keys::AUTH, nothing, problems)?;
+    let hashes = reader.take("hashes", words_of);
+    let groups = reader.take("groups", words_of);
+    Some(Auth { hashes: hashes?, groups: groups?, hosts })
+}
+
+fn auth_hosts(root: &Table, target: Option<&Target>, problems: &mut Vec<Problem>) -> Vec<AuthHost> {
+    let tables = Reader::tables_if_any(root, &keys::HOST, problems);
+    if tables.len() > HOSTS_MAX {
+        problems.push(Problem::Value {
+            key: "[[host]]".to_owned(),
+            value: format!("{} of them", tables.len()),
+            allowed: format!("must be at most {HOSTS_MAX}"),
+        });
+        return Vec::new();
+    }
+    let mut hosts: Vec<AuthHost> = Vec::new();
+    for (path, table) in tables {
+        let mut reader = Reader::over(path, &keys::HOST, table, problems);
+        let nqn = reader.text("nqn", |text| is_nqn(text).then(|| text.to_owned()));
+        let secret = reader.path("secret", PATH_BYTES_MAX);
+        let controller_secret = reader.path("controller_secret", PATH_BYTES_MAX);
+        let (Some(nqn), Some(secret)) = (nqn, secret) else { continue };
+        if hosts.iter().any(|other| other.nqn == nqn) {
+            reader.refuse("nqn", "has a [[host]] already");
+        }
+        if let Some(Hosts::Only(list)) = target.map(|target| &target.hosts)
+            && !list.contains(&nqn)
+        {
+            reader.refuse("nqn", "is not in target.hosts, so it could never connect");
+        }
+        if controller_secret.as_ref() == Some(&secret) {
+            reader.refuse(
+                "controller_secret",
+                "must be another file than `secret`: who has one must not have the other",
+            );
+        }
+        hosts.push(AuthHost { nqn, secret, controller_secret });
+    }
+    hosts
+}
+
+/// A list of different words, at least one.
+fn words_of<T: core::str::FromStr + PartialEq>(value: &Value) -> Option<Vec<T>> {
+    let mut words: Vec<T> = Vec::new();
+    for item in value.as_array()? {
+        let word = item.as_str()?.parse().ok().filter(|word| !words.contains(word))?;
+        words.push(word);
+    }
+    (!words.is_empty()).then_some(words)
 }
 
 fn volumes(root: &Table, log: Option<&Log>, problems: &mut Vec<Problem>) -> Vec<Volume> {

@@ -13,7 +13,7 @@ impl Config {
     /// # Panics
     /// If a path in it is not UTF-8, which none that came from a file is.
     pub fn to_toml(&self) -> String {
-        let Self { node, log, link, peer, target, volumes } = self;
+        let Self { node, log, link, peer, target, auth, volumes } = self;
         let mut page = Page::default();
 
         page.section("[node]");
@@ -82,6 +82,18 @@ impl Config {
             page.plain("connections_per_host", target.connections_per_host);
         }
 
+        page.section("[auth]");
+        page.words("hashes", auth.hashes.iter().map(|hash| hash.word()));
+        page.words("groups", auth.groups.iter().map(|group| group.word()));
+        for host in &auth.hosts {
+            page.section("[[host]]");
+            page.text("nqn", &host.nqn);
+            page.path("secret", &host.secret);
+            if let Some(secret) = &host.controller_secret {
+                page.path("controller_secret", secret);
+            }
+        }
+
         for volume in volumes {
             page.section("[[volume]]");
             page.text("name", &volume.name);
@@ -110,6 +122,9 @@ impl Page {
     fn text(&mut self, key: &str, value: &str) {
         // The TOML crate quotes and escapes.
         self.plain(key, Value::String(value.to_owned()));
+    }
+    fn words(&mut self, key: &str, words: impl Iterator<Item = &'static str>) {
+        self.plain(key, Value::Array(words.map(|word| Value::String(word.to_owned())).collect()));
     }
     fn path(&mut self, key: &str, value: &std::path::Path) {
         self.text(key, value.to_str().expect("CONFIG-1: a path that came from TOML is UTF-8"));

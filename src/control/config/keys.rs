@@ -275,7 +275,7 @@ pub(super) const TARGET: Section = Section {
             "hosts",
             "\"any\", or a list of 1 to 64 different host NQNs",
             Refused,
-            "Which hosts may connect. It has no default: opening a store to everyone is something to write down.",
+            "Which hosts may connect. It has no default: opening a store to everyone is something to write down. A host without a `[[host]]` connects without authentication, by the name it gives; `ibid status` says which may.",
         ),
         key(
             "queue_depth",
@@ -295,6 +295,52 @@ pub(super) const TARGET: Section = Section {
             "a number from 2 to 128",
             Means("64"),
             "Queues of one host, admin and I/O, over all its controllers; hosts are told apart by their NQN.",
+        ),
+    ],
+};
+
+pub(super) const AUTH: Section = Section {
+    name: "auth",
+    repeated: false,
+    meaning: "How hosts authenticate in band (DH-HMAC-CHAP). May be left out as a whole; who must authenticate is said by `[[host]]`.",
+    keys: &[
+        key(
+            "hashes",
+            "a list of different ones of \"sha256\", \"sha384\" and \"sha512\"",
+            Means("[\"sha512\", \"sha384\", \"sha256\"]"),
+            "Hash functions that are allowed. The first that the host offers is taken.",
+        ),
+        key(
+            "groups",
+            "a list of different ones of \"null\", \"ffdhe2048\", \"ffdhe3072\", \"ffdhe4096\", \"ffdhe6144\" and \"ffdhe8192\"",
+            Means("[\"ffdhe3072\", \"ffdhe4096\", \"ffdhe6144\", \"ffdhe8192\"]"),
+            "Diffie-Hellman groups that are allowed. The first that the host offers is taken. With `null` or a small group, whoever records an authentication can try secrets on it. What host and target agree on is not itself protected, so the weakest that stands here is what it is worth.",
+        ),
+    ],
+};
+
+pub(super) const HOST: Section = Section {
+    name: "host",
+    repeated: true,
+    meaning: "A host that must authenticate before it can do anything, on each of its queues. At most 64 of them, or none.",
+    keys: &[
+        key(
+            "nqn",
+            "the NQN of one host, different for each and in target.hosts where that is a list",
+            Refused,
+            "The host.",
+        ),
+        key(
+            "secret",
+            "an absolute path",
+            Refused,
+            "File with the host's secret, one line as `nvme gen-dhchap-key` gives it (`DHHC-1:hh:…:`). It must belong to the user that runs the node, and nobody else may read it (mode 0600).",
+        ),
+        key(
+            "controller_secret",
+            "an absolute path, other than `secret`",
+            Decides("the target does not authenticate; a host that asks it to is refused"),
+            "File with the secret that the target proves to know where the host asks (`nvme connect --dhchap-ctrl-secret`). Another secret than the host's.",
         ),
     ],
 };
@@ -338,7 +384,8 @@ pub(super) const VOLUME: Section = Section {
 };
 
 /// All sections, in the order a file has them.
-pub(super) const SECTIONS: [&Section; 6] = [&NODE, &LOG, &LINK, &PEER, &TARGET, &VOLUME];
+pub(super) const SECTIONS: [&Section; 8] =
+    [&NODE, &LOG, &LINK, &PEER, &TARGET, &AUTH, &HOST, &VOLUME];
 
 /// The reference of all keys as a Markdown page; docs/config.md is this text.
 pub fn reference() -> String {

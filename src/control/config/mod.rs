@@ -22,9 +22,9 @@ use ibid_units::{BLOCK_BYTES, Nanos};
 pub use keys::reference;
 pub use read::{ConfigError, Problem};
 pub use value::{
-    CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX, NQN_UUID_PREFIX, OnPeerLoss,
-    Role, Uuid, ValueError, format_mac, format_size, format_span, is_nqn, parse_mac, parse_size,
-    parse_span,
+    AuthGroup, AuthHash, CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX,
+    NQN_UUID_PREFIX, OnPeerLoss, Role, Uuid, ValueError, format_mac, format_size, format_span,
+    is_nqn, parse_mac, parse_size, parse_span,
 };
 
 /// What a node is started with.
@@ -40,6 +40,8 @@ pub struct Config {
     pub peer: Peer,
     /// Where clients connect; always there at a source.
     pub target: Option<Target>,
+    /// Which hosts must authenticate, and how.
+    pub auth: Auth,
     /// Its volumes, at least one; the first is NVMe namespace 1.
     pub volumes: Vec<Volume>,
 }
@@ -217,6 +219,43 @@ pub enum Hosts {
     Any,
     /// Hosts with one of these NQNs.
     Only(Vec<String>),
+}
+
+/// Section `[auth]` and every `[[host]]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Auth {
+    /// Hash functions that are allowed, the preferred one first.
+    pub hashes: Vec<AuthHash>,
+    /// Groups that are allowed, the preferred one first.
+    pub groups: Vec<AuthGroup>,
+    /// Hosts that must authenticate.
+    pub hosts: Vec<AuthHost>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            hashes: vec![AuthHash::Sha512, AuthHash::Sha384, AuthHash::Sha256],
+            groups: vec![
+                AuthGroup::Ffdhe3072,
+                AuthGroup::Ffdhe4096,
+                AuthGroup::Ffdhe6144,
+                AuthGroup::Ffdhe8192,
+            ],
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// One `[[host]]`. Its secrets are read at start, and are no part of a configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthHost {
+    /// Its NQN.
+    pub nqn: String,
+    /// The file with its secret.
+    pub secret: PathBuf,
+    /// The file with the secret that the target proves to know.
+    pub controller_secret: Option<PathBuf>,
 }
 
 /// One `[[volume]]`.

@@ -216,6 +216,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same for a section that need not be there.
+    pub(super) fn tables_if_any(
+        root: &'a Table,
+        section: &'static Section,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(String, &'a Table)> {
+        if root.contains_key(section.name) {
+            Self::tables(root, section, problems)
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Opens one table; every key in it that the section does not have is noted.
     pub(super) fn over(
         path: String,

@@ -291,7 +291,7 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         (
             "[target]\n",
             "[targets]\n",
-            "targets: unknown; did you mean target? (allowed here: node, log, link, peer, target, volume)",
+            "targets: unknown; did you mean target? (allowed here: node, log, link, peer, target, auth, host, volume)",
         ),
         ("[[volume]]", "[volume]", "volume = "),
         (
@@ -311,6 +311,65 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "\nexpected {line}\ntold     {told}"
         );
     }
+}
+
+#[test]
+fn hosts_that_authenticate_are_read_and_checked() {
+    let h = "nqn.2014-08.com.example:h";
+    let host = |keys: &str| format!("{SOURCE}[[host]]\nnqn = \"{h}\"\nsecret = \"/a\"\n{keys}");
+    let config = parse(&host("")).unwrap();
+    assert_eq!(
+        config.auth,
+        Auth {
+            hosts: vec![AuthHost { nqn: h.into(), secret: "/a".into(), controller_secret: None }],
+            ..Auth::default()
+        }
+    );
+    assert_eq!(parse(SOURCE).unwrap().auth, Auth::default());
+    let listed = host("").replace("hosts = \"any\"", &format!("hosts = [\"{h}\"]"));
+    assert!(parse(&listed).is_ok());
+    for (text, told) in [
+        (
+            host("[[host]]\nnqn = \"nqn.2014-08.com.example:h\"\nsecret = \"/b\"\n"),
+            "host[1].nqn = \"nqn.2014-08.com.example:h\": has a [[host]] already",
+        ),
+        (
+            listed.replace("[\"nqn.2014-08.com.example:h\"]", "[\"nqn.2014-08.com.example:i\"]"),
+            "is not in target.hosts",
+        ),
+        (
+            host("controller_secret = \"/a\"\n"),
+            "host[0].controller_secret = \"/a\": must be another file",
+        ),
+        (host("").replace("\"/a\"", "\"a\""), "host[0].secret = \"a\": must be an absolute path"),
+        (host("").replace("secret = \"/a\"\n", ""), "host[0].secret is missing"),
+        (host("").replace("[[host]]", "[host]"), "each written [[host]]"),
+        (
+            host("key = \"DHHC-1:00:x:\"\n"),
+            "host[0].key: unknown (allowed here: nqn, secret, controller_secret)",
+        ),
+        (
+            host("").replace("nqn.2014-08.com.example:h\"", "h\""),
+            "host[0].nqn = \"h\": must be the NQN of one host",
+        ),
+        (format!("{SOURCE}[auth]\nhashes = []\n"), "auth.hashes = []: must be a list"),
+        (
+            format!("{SOURCE}[auth]\nhashes = [\"sha1\"]\n"),
+            "auth.hashes = [\"sha1\"]: must be a list of different ones",
+        ),
+        (
+            format!("{SOURCE}[auth]\ngroups = [\"null\", \"null\"]\n"),
+            "must be a list of different ones of \"null\"",
+        ),
+        (format!("{SOURCE}[auth]\ngroups = \"null\"\n"), "auth.groups = \"null\": must be a list"),
+    ] {
+        let error = parse(&text).expect_err(told).to_string();
+        assert!(error.contains(told), "{told} in\n{error}");
+    }
+    let many: String =
+        (0..65).map(|n| format!("[[host]]\nnqn = \"{h}{n}\"\nsecret = \"/a\"\n")).collect();
+    let error = parse(&format!("{SOURCE}{many}")).unwrap_err().to_string();
+    assert!(error.contains("[[host]] = 65 of them: must be at most 64"), "{error}");
 }
 
 #[test]
@@ -458,6 +517,23 @@ fn what_is_written_reads_back_the_same() {
     let target = every.target.as_mut().unwrap();
     target.hosts =
         Hosts::Only(vec!["nqn.2014-08.com.example:h1".into(), "nqn.2014-08.com.example:h2".into()]);
+    every.auth = Auth {
+        hashes: vec![AuthHash::Sha384],
+        groups: vec![AuthGroup::Null, AuthGroup::Ffdhe8192],
+        hosts: vec![
+            AuthHost {
+                nqn: "nqn.2014-08.com.example:h1".into(),
+                secret: "/etc/ibid/h1.key".into(),
+                controller_secret: None,
+            },
+            AuthHost {
+                nqn: "nqn.2014-08.com.example:h2".into(),
+                secret: "/etc/ibid/h2.key".into(),
+                controller_secret: Some("/etc/ibid/own.key".into()),
+            },
+        ],
+    };
+    let target = every.target.as_mut().unwrap();
     target.listen = "[::]:0".parse().unwrap();
     target.allow_wildcard = true;
     let mut vdev = plain.clone();
@@ -471,7 +547,9 @@ fn what_is_written_reads_back_the_same() {
 
 #[test]
 fn a_written_file_has_every_key_of_the_table() {
-    let config = parse(&SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid =")).unwrap().to_toml();
+    let hosts = "[[host]]\nnqn = \"nqn.2014-08.com.example:h\"\nsecret = \"/a\"\ncontroller_secret = \"/b\"\n";
+    let text = SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid =") + hosts;
+    let config = parse(&text).unwrap().to_toml();
     let root: Table = toml::from_str(&config).unwrap();
     // Absent for a reason: no core to pin to, no MAC to name, and keys of other link devices.
     let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev"];

@@ -249,6 +249,34 @@ macro_rules! words {
 }
 
 words! {
+    /// A hash function that hosts may authenticate with.
+    AuthHash {
+        /// SHA-256.
+        Sha256 = "sha256",
+        /// SHA-384.
+        Sha384 = "sha384",
+        /// SHA-512.
+        Sha512 = "sha512",
+    }
+}
+words! {
+    /// A Diffie-Hellman group that hosts may authenticate with.
+    AuthGroup {
+        /// None.
+        Null = "null",
+        /// 2048 bits.
+        Ffdhe2048 = "ffdhe2048",
+        /// 3072 bits.
+        Ffdhe3072 = "ffdhe3072",
+        /// 4096 bits.
+        Ffdhe4096 = "ffdhe4096",
+        /// 6144 bits.
+        Ffdhe6144 = "ffdhe6144",
+        /// 8192 bits.
+        Ffdhe8192 = "ffdhe8192",
+    }
+}
+words! {
     /// What a node does for its pair.
     Role {
         /// Takes client writes.

@@ -211,6 +211,26 @@ pub struct TargetStatus {
     pub connections: u32,
     /// Commands being worked on.
     pub commands: u32,
+    /// Who may connect.
+    #[serde(default)]
+    pub access: AccessStatus,
+}
+
+/// Who may connect to the target, and on what terms.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AccessStatus {
+    /// Any host may connect, by any name that must not authenticate.
+    pub any_host: bool,
+    /// Hosts that must authenticate.
+    pub authenticated: Vec<String>,
+    /// Hosts that may connect without: whoever gives such a name.
+    pub unauthenticated: Vec<String>,
+    /// Connections that authenticated.
+    pub succeeded: u64,
+    /// Authentications that failed.
+    pub failed: u64,
+    /// Authentications under way.
+    pub under_way: u32,
 }
 
 /// One volume.

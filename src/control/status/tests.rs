@@ -90,6 +90,14 @@ pub(crate) fn sample() -> Status {
             controllers: 1,
             connections: 5,
             commands: 32,
+            access: AccessStatus {
+                any_host: false,
+                authenticated: vec!["nqn.2014-08.com.example:h1".into()],
+                unauthenticated: vec!["nqn.2014-08.com.example:h2".into()],
+                succeeded: 5,
+                failed: 2,
+                under_way: 1,
+            },
         }),
         volumes: vec![VolumeStatus {
             name: "v0".into(),
@@ -153,6 +161,7 @@ link      af_packet 10.9.0.1:4790 -> 10.9.0.2:4790, up, datagrams to 8972 bytes,
 link tx   log 44.0 MiB, cp 14.6 KiB, control 2.9 KiB; 5000 frames, 4 again
 link rx   125 KiB; 2000 frames, 5 seen before, 6 dropped
 target    10.0.0.1:4420, 1 hosts, 5 connections, 32 commands; nqn.2014-08.com.example:store
+access    must authenticate: nqn.2014-08.com.example:h1; WITHOUT authentication: nqn.2014-08.com.example:h2; 5 authenticated, 2 failed, 1 under way
 copied    source_send 0 B
 
 volume    nsid  size   lba  reads      read  writes  written  device
@@ -163,6 +172,38 @@ write_complete   1000  81.2 us  410 us  1.9 ms  2.1 ms
 WARNING   no huge pages: log memory is ordinary memory
 ";
     assert_eq!(sample().to_string(), expected);
+}
+
+#[test]
+fn who_may_connect_without_authentication_is_said_plainly() {
+    let said = |any_host, authenticated: &[&str], unauthenticated: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut status = sample();
+        status.target.as_mut().unwrap().access = AccessStatus {
+            any_host,
+            authenticated: list(authenticated),
+            unauthenticated: list(unauthenticated),
+            ..AccessStatus::default()
+        };
+        let text = status.to_string();
+        let line = text.lines().find_map(|line| line.strip_prefix("access    "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(said(true, &[], &[]), "ANY host may connect, WITHOUT authentication");
+    assert_eq!(
+        said(true, &["a"], &[]),
+        "ANY host may connect, WITHOUT authentication; only these names must authenticate: a; 0 authenticated, 0 failed, 0 under way"
+    );
+    assert_eq!(
+        said(false, &["a"], &[]),
+        "must authenticate: a; 0 authenticated, 0 failed, 0 under way"
+    );
+    assert_eq!(said(false, &[], &["a", "b"]), "WITHOUT authentication: a, b");
+    assert_eq!(
+        said(false, &[], &["a", "b", "c", "d", "e", "f"]),
+        "WITHOUT authentication: a, b, c, d and 2 more"
+    );
+    assert_eq!(said(false, &[], &[]), "nobody may connect");
 }
 
 #[test]

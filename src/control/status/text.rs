@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{CpRecords, CpReport, Status};
+use super::{AccessStatus, CpRecords, CpReport, Status};
 use crate::config::format_size;
 
 /// Width of the words on the left.
@@ -137,6 +137,9 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             ),
         )?;
     }
+    if let Some(target) = target {
+        line(f, "access", &access(&target.access))?;
+    }
     let copies: Vec<String> = copied_bytes
         .iter()
         .map(|copied| format!("{} {}", copied.place, amount(copied.bytes)))
@@ -185,6 +188,43 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
         line(f, "WARNING", warning)?;
     }
     Ok(())
+}
+
+/// Who may connect. What is open stands in capitals: it must not be overlooked.
+fn access(access: &AccessStatus) -> String {
+    let must = &access.authenticated;
+    let mut parts = Vec::new();
+    if access.any_host {
+        parts.push("ANY host may connect, WITHOUT authentication".to_owned());
+    }
+    if !must.is_empty() {
+        let only = if access.any_host {
+            "only these names must authenticate"
+        } else {
+            "must authenticate"
+        };
+        parts.push(format!("{only}: {}", names(must)));
+    }
+    if !access.unauthenticated.is_empty() {
+        parts.push(format!("WITHOUT authentication: {}", names(&access.unauthenticated)));
+    }
+    if !must.is_empty() {
+        parts.push(format!(
+            "{} authenticated, {} failed, {} under way",
+            access.succeeded, access.failed, access.under_way
+        ));
+    }
+    if parts.is_empty() { "nobody may connect".to_owned() } else { parts.join("; ") }
+}
+
+/// The first names of a list, and how many more there are.
+fn names(all: &[String]) -> String {
+    const NAMES_MAX: usize = 4;
+    let shown = all[..all.len().min(NAMES_MAX)].join(", ");
+    match all.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 pub(super) fn cp_report(report: &CpReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -608,6 +608,7 @@ impl<D: Disk> Core<D> {
         let clients = &self.clients;
         snapshot.target =
             [clients.frontend.controllers_open(), clients.connections(), self.commands];
+        snapshot.auth = clients.auth_counters();
         snapshot.take_tables(&self.volumes, &self.times);
     }
 
