@@ -23,7 +23,7 @@ help:
 	@echo 'make build   build target/release/ibid'
 	@echo 'make test    formatting, lints, every test, the simulator                 (SEEDS=1000)'
 	@echo 'make test-kill   kill -9 of a pair under load, again and again               (ROUNDS=300)'
-	@echo 'make test-hosts  a real Linux, emulated, as the client; downloads a kernel     (tests/hosts/linux-guest.sh)'
+	@echo 'make test-hosts  a real Linux, emulated, and SPDK as clients; gets a kernel      (tests/hosts)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
 	@echo 'make deps    install the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -73,9 +73,13 @@ test-kill: deps
 	IBID_KILL_ROUNDS=$(ROUNDS) IBID_RESTART_LOG_MIB=1024 \
 	$(CARGO) test --release --locked --test pair -- --nocapture rounds::
 
-# Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. About four minutes.
+# Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. SPDK only where there is one (IBID_SPDK names
+# its folder). About four minutes.
 test-hosts: build
-	IBID=$(IBID) tests/hosts/linux-guest.sh
+	status=0; \
+	IBID=$(IBID) tests/hosts/linux-guest.sh || status=1; \
+	IBID=$(IBID) tests/hosts/spdk.sh || status=1; \
+	exit $$status
 
 # The stages first, so that the table of the whole pair stands last. BENCH_ARGS is for the pair: its --help lists what there is.
 bench: build

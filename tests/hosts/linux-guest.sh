@@ -14,33 +14,12 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
-ibid=${IBID:-${CARGO_TARGET_DIR:-$root/target}/release/ibid}
+# shellcheck source=tests/hosts/lib.sh
+source "$here/lib.sh"
 cache=${IBID_CACHE:-/var/cache/ibid-hosts}
 guest_seconds=${IBID_GUEST_SECONDS:-170}
-readonly size_mib=256 ready_seconds=40 stop_seconds=60
-# Who the guest says it is, see guest-steps.sh.
-hostnqn=$(sed -n 's/^HOSTNQN=//p' "$here/guest-steps.sh")
-export PATH=$PATH:/usr/sbin:/sbin
 
-failures=0
-passes=0
-pass() { echo "PASS $1"; passes=$((passes + 1)); }
-fail() { echo "FAIL $1"; failures=$((failures + 1)); }
 skip() { echo "SKIPPED: Linux guest: $1"; exit 0; }
-
-# What runs must end with us, whatever happens.
-demo_pid='' source_pid='' destination_pid='' guest_pid='' space='' work=''
-finish() {
-    for pid in $guest_pid $demo_pid $source_pid $destination_pid; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
-    [[ -z $space ]] || ip netns delete "$space" 2>/dev/null || true
-    [[ -z $work ]] || rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
 
 # --- what is needed ----------------------------------------------------------------------------------------------------------------
 
@@ -155,26 +134,6 @@ fi
 
 # --- a guest -----------------------------------------------------------------------------------------------------------------------
 
-# Waits until a command succeeds: seconds, command.
-until_true() {
-    local tries=$(($1 * 10))
-    shift
-    for ((i = 0; i < tries; i++)); do
-        if "$@"; then return 0; fi
-        sleep 0.1
-    done
-    return 1
-}
-gone() { ! kill -0 "$1" 2>/dev/null; }
-# Waits for a process that was asked to stop, kills it if it does not, and gives its exit status.
-end_of() {
-    local status=0
-    until_true "$stop_seconds" gone "$1" || kill -KILL "$1" 2>/dev/null || true
-    wait "$1" || status=$?
-    return "$status"
-}
-quote() { tail -n "${2:-15}" "$1" | tr -d '\r' | sed 's/^/     | /'; }
-
 # Boots a guest, shows what it says and counts it: name of the round, more of the kernel's command line. A line `ASK word` calls the
 # function of this script that has that word in its name.
 guest() {
@@ -185,10 +144,10 @@ guest() {
         -no-reboot -nic user,model=virtio-net-pci -serial "file:$console" -serial "file:$results" \
         -kernel "$image" -initrd "$work/initramfs" \
         -append "console=ttyS0 panic=-1 quiet mitigations=off ibid.round=$round $*" >"$work/qemu.out" 2>&1 &
-    guest_pid=$!
+    host_pid=$!
     # Shown as they come, and counted at the end.
-    tail -n +1 -f --pid="$guest_pid" "$results" | sed -u "s/\r$//; /^DONE/d; /^ASK/d; /^ /!s/ / $round: /" &
-    while ! gone "$guest_pid"; do
+    tail -n +1 -f --pid="$host_pid" "$results" | sed -u "s/\r$//; /^DONE/d; /^ASK/d; /^ /!s/ / $round: /" &
+    while ! gone "$host_pid"; do
         word=$(sed -n 's/^ASK \([a-z_]*\)\r*$/\1/p' "$results" | sed -n "$((asked + 1))p")
         if [[ -n $word ]]; then
             asked=$((asked + 1))
@@ -196,8 +155,8 @@ guest() {
         fi
         sleep 0.2
     done
-    wait "$guest_pid" || status=$?
-    guest_pid=''
+    wait "$host_pid" || status=$?
+    host_pid=''
     # The last lines are still on their way through `tail`, which looks once a second.
     sleep 1.2
     passes=$((passes + $(grep -c '^PASS ' "$results" || true)))
@@ -221,156 +180,38 @@ check_mirror() {
     fi
 }
 
-# --- a round against `ibid demo --serve` ---------------------------------------------------------------------------------------------
-
-is_ready() { grep -q '^ready ' "$work/demo.out" || gone "$demo_pid"; }
+# --- the rounds ----------------------------------------------------------------------------------------------------------------------
 
 round_of_demo() {
-    local lba=$1 link=$2 nqn port status=0
-    echo "--- Linux ${version}, ${lba}-byte blocks, link ${link}"
-    rm -rf "$work/pair"
-    : >"$work/demo.out"
-    "$ibid" demo --serve --listen 127.0.0.1:0 --size "${size_mib}MiB" --lba "$lba" --link "$link" --keep "$work/pair" \
-        >"$work/demo.out" 2>"$work/demo.err" &
-    demo_pid=$!
-    if ! until_true "$ready_seconds" is_ready || gone "$demo_pid"; then
-        fail "$lba: the demo gets ready"
-        quote "$work/demo.err"
-        return
-    fi
-    nqn=$(sed -n 's/^ready nqn=\([^ ]*\) .*/\1/p' "$work/demo.out")
-    port=$(sed -n 's/^ready .* trsvcid=\([0-9]*\) .*/\1/p' "$work/demo.out")
-    guest "$lba" "ibid.port=$port ibid.nqn=$nqn ibid.lba=$lba ibid.mib=$size_mib"
-    kill -INT "$demo_pid"
-    end_of "$demo_pid" || status=$?
-    demo_pid=''
-    if [[ $status == 0 ]] && grep -qx 'mirror identical: yes' "$work/demo.out"; then
-        pass "$lba: mirror identical: yes"
-    else
-        fail "$lba: mirror identical (exit status $status of the demo)"
-        cat "$work/demo.out" "$work/demo.err" >"$work/demo.both"
-        quote "$work/demo.both"
-    fi
-    check_mirror "$lba" "$work/pair/destination/volume.img"
+    echo "--- Linux ${version}, $1-byte blocks, link $2"
+    start_demo "$1" "$1" "$2" || return 0
+    guest "$1" "ibid.port=$port ibid.nqn=$nqn ibid.lba=$1 ibid.mib=$size_mib"
+    stop_demo "$1"
+    check_mirror "$1" "$work/pair/destination/volume.img"
 }
 
-# --- the round `killed`: two nodes as an operator runs them ----------------------------------------------------------------------------
-
-# A node's configuration: role, where clients connect, lines for [link].
-configure() {
-    local role=$1 listen=$2 own=$work/nodes/$1 local_end=192.0.2.1:4791 peer_end=192.0.2.2:4791
-    [[ $role == source ]] || { local_end=192.0.2.2:4791 peer_end=192.0.2.1:4791; }
-    mkdir -p "$own"
-    cat >"$own/node.toml" <<END
-[node]
-name = "$role"
-role = "$role"
-pair = "5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a01"
-control = "$own/control.sock"
-read_memory = "16MiB"
-[log]
-device = "$own/log"
-segment_size = "32MiB"
-[link]
-$3
-local = "$local_end"
-peer = "$peer_end"
-[[volume]]
-name = "killed"
-device = "$own/volume.img"
-size = "${size_mib}MiB"
-lba = 4096
-uuid = "5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a02"
-END
-    [[ -z $listen ]] || printf '[target]\nlisten = "%s"\nhosts = ["%s"]\n' "$listen" "$hostnqn" >>"$own/node.toml"
-}
-start_source() {
-    "$ibid" run --config "$work/nodes/source/node.toml" >>"$work/nodes/source/out" 2>&1 &
-    source_pid=$!
-}
-start_destination() {
-    local inside=()
-    [[ -z $space ]] || inside=(ip netns exec "$space")
-    "${inside[@]}" "$ibid" run --config "$work/nodes/destination/node.toml" >>"$work/nodes/destination/out" 2>&1 &
-    destination_pid=$!
-}
-# Whether the source says that both nodes hold everything.
-is_in_sync() {
-    "$ibid" status --json --config "$work/nodes/source/node.toml" >"$work/nodes/status" 2>/dev/null &&
-        grep -q '"state": *"in-sync"' "$work/nodes/status"
-}
+# Asked for by the guest. Linux must notice before the node is back.
+readonly away_seconds=2
 asked_to_kill_source() {
     kill -KILL "$source_pid"
     wait "$source_pid" 2>/dev/null || true
-    sleep 2
+    sleep "$away_seconds"
     start_source
 }
 asked_to_kill_destination() {
     kill -KILL "$destination_pid"
     wait "$destination_pid" 2>/dev/null || true
-    sleep 2
+    sleep "$away_seconds"
     start_destination
 }
 
 round_of_kills() {
-    local link=$1 port status role pid links=()
-    echo "--- Linux ${version}, two nodes that are killed under load, link ${link}"
-    rm -rf "$work/nodes"
-    if [[ $link == af_packet ]]; then
-        space=ibid-hosts-$$
-        ip netns add "$space"
-        ip link add "ih$$a" mtu 9000 type veth peer name "ih$$b" mtu 9000 netns "$space"
-        ip link set "ih$$a" up
-        ip -n "$space" link set "ih$$b" up
-        links=("device = \"af_packet\"
-interface = \"ih$$a\"" "device = \"af_packet\"
-interface = \"ih$$b\"")
-    else
-        links=("device = \"memif\"
-socket = \"$work/nodes/memif.sock\"
-memif_role = \"client\"" "device = \"memif\"
-socket = \"$work/nodes/memif.sock\"
-memif_role = \"server\"")
-    fi
-    configure source 127.0.0.1:0 "${links[0]}"
-    configure destination '' "${links[1]}"
-    start_destination
-    start_source
-    if ! until_true "$ready_seconds" is_in_sync; then
-        fail "killed: the pair gets in sync"
-        quote "$work/nodes/source/out"
-        quote "$work/nodes/destination/out"
-        return
-    fi
-    # The kernel has chosen a port; the next start has to take the same.
-    port=$(sed -n 's/.*"listen": *"127.0.0.1:\([0-9]*\)".*/\1/p' "$work/nodes/status")
-    sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$work/nodes/source/node.toml"
-    guest killed "ibid.port=$port ibid.nqn=nqn.2014-08.org.nvmexpress:uuid:5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a01 ibid.lba=4096 ibid.mib=$size_mib"
-    for role in source destination; do
-        pid=${role}_pid
-        status=0
-        kill -TERM "${!pid}" 2>/dev/null || true
-        end_of "${!pid}" || status=$?
-        printf -v "$pid" ''
-        if [[ $status == 0 ]]; then
-            pass "killed: the $role stops cleanly"
-        else
-            fail "killed: the $role stops cleanly (exit status $status)"
-            quote "$work/nodes/$role/out"
-        fi
-    done
-    if cmp "$work/nodes/source/volume.img" "$work/nodes/destination/volume.img"; then
-        pass "killed: mirror identical"
-    else
-        fail "killed: mirror identical"
-    fi
+    echo "--- Linux ${version}, two nodes that are killed under load, link $1"
+    start_nodes killed "$1" || return 0
+    guest killed "ibid.port=$port ibid.nqn=$nqn ibid.lba=4096 ibid.mib=$size_mib"
+    stop_nodes killed
     check_mirror killed "$work/nodes/destination/volume.img"
-    # Its end of the cable goes with it.
-    [[ -z $space ]] || ip netns delete "$space"
-    space=''
 }
-
-# --- all of it ------------------------------------------------------------------------------------------------------------------------
 
 cable=memif
 [[ $(id -u) != 0 ]] || cable=af_packet

@@ -1,0 +1,196 @@
+# shellcheck shell=bash
+# What the scripts of this folder share: counting, waiting, and the two ways to run a pair: `ibid demo --serve`, and two `ibid run` as an
+# operator has them. To be sourced, with `set -euo pipefail` in force.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ibid=${IBID:-${CARGO_TARGET_DIR:-$root/target}/release/ibid}
+readonly size_mib=256 ready_seconds=40 stop_seconds=60
+readonly pair_uuid=5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a01 volume_uuid=5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a02
+# Who the hosts say they are; see guest-steps.sh.
+hostnqn=$(sed -n 's/^HOSTNQN=//p' "$root/tests/hosts/guest-steps.sh")
+export PATH=$PATH:/usr/sbin:/sbin
+
+failures=0
+passes=0
+pass() { echo "PASS $1"; passes=$((passes + 1)); }
+fail() { echo "FAIL $1"; failures=$((failures + 1)); }
+
+# What runs must end with us, whatever happens. `host_pid` is the caller's.
+host_pid='' demo_pid='' source_pid='' destination_pid='' space='' work=''
+finish() {
+    local pid
+    for pid in $host_pid $demo_pid $source_pid $destination_pid; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    [[ -z $space ]] || ip netns delete "$space" 2>/dev/null || true
+    [[ -z $work ]] || rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# Waits until a command succeeds: seconds, command.
+until_true() {
+    local tries=$(($1 * 10))
+    shift
+    for ((i = 0; i < tries; i++)); do
+        if "$@"; then return 0; fi
+        sleep 0.1
+    done
+    return 1
+}
+gone() { ! kill -0 "$1" 2>/dev/null; }
+# Waits for a process that was asked to stop, kills it if it does not, and gives its exit status.
+end_of() {
+    local status=0
+    until_true "$stop_seconds" gone "$1" || kill -KILL "$1" 2>/dev/null || true
+    wait "$1" || status=$?
+    return "$status"
+}
+# The last lines of a file, to be read below a `FAIL`.
+quote() { tail -n "${2:-15}" "$1" | tr -d '\r' | sed 's/^/     | /'; }
+
+# --- `ibid demo --serve` ---------------------------------------------------------------------------------------------------------------
+
+is_ready() { grep -q '^ready ' "$work/demo.out" || gone "$demo_pid"; }
+
+# Starts it: name of the round, block size, link. Gives `nqn` and `port`.
+start_demo() {
+    rm -rf "$work/pair"
+    : >"$work/demo.out"
+    "$ibid" demo --serve --listen 127.0.0.1:0 --size "${size_mib}MiB" --lba "$2" --link "$3" --keep "$work/pair" \
+        >"$work/demo.out" 2>"$work/demo.err" &
+    demo_pid=$!
+    if ! until_true "$ready_seconds" is_ready || gone "$demo_pid"; then
+        fail "$1: the demo gets ready"
+        quote "$work/demo.err"
+        kill "$demo_pid" 2>/dev/null || true
+        end_of "$demo_pid" || true
+        demo_pid=''
+        return 1
+    fi
+    nqn=$(sed -n 's/^ready nqn=\([^ ]*\) .*/\1/p' "$work/demo.out")
+    port=$(sed -n 's/^ready .* trsvcid=\([0-9]*\) .*/\1/p' "$work/demo.out")
+}
+# Stops it; both volumes must be equal.
+stop_demo() {
+    local status=0
+    kill -INT "$demo_pid"
+    end_of "$demo_pid" || status=$?
+    demo_pid=''
+    if [[ $status == 0 ]] && grep -qx 'mirror identical: yes' "$work/demo.out"; then
+        pass "$1: mirror identical: yes"
+    else
+        fail "$1: mirror identical (exit status $status of the demo)"
+        cat "$work/demo.out" "$work/demo.err" >"$work/demo.both"
+        quote "$work/demo.both"
+    fi
+}
+
+# --- two `ibid run` --------------------------------------------------------------------------------------------------------------------
+
+# A node's configuration: role, where clients connect, lines for [link].
+configure() {
+    local role=$1 listen=$2 own=$work/nodes/$1 local_end=192.0.2.1:4791 peer_end=192.0.2.2:4791
+    [[ $role == source ]] || { local_end=192.0.2.2:4791 peer_end=192.0.2.1:4791; }
+    mkdir -p "$own"
+    cat >"$own/node.toml" <<END
+[node]
+name = "$role"
+role = "$role"
+pair = "$pair_uuid"
+control = "$own/control.sock"
+read_memory = "16MiB"
+[log]
+device = "$own/log"
+segment_size = "32MiB"
+[link]
+$3
+local = "$local_end"
+peer = "$peer_end"
+[[volume]]
+name = "hosts"
+device = "$own/volume.img"
+size = "${size_mib}MiB"
+lba = 4096
+uuid = "$volume_uuid"
+END
+    [[ -z $listen ]] || printf '[target]\nlisten = "%s"\nhosts = ["%s"]\n' "$listen" "$hostnqn" >>"$own/node.toml"
+}
+start_source() {
+    "$ibid" run --config "$work/nodes/source/node.toml" >>"$work/nodes/source/out" 2>&1 &
+    source_pid=$!
+}
+start_destination() {
+    local inside=()
+    [[ -z $space ]] || inside=(ip netns exec "$space")
+    "${inside[@]}" "$ibid" run --config "$work/nodes/destination/node.toml" >>"$work/nodes/destination/out" 2>&1 &
+    destination_pid=$!
+}
+# Whether the source says that both nodes hold everything.
+is_in_sync() {
+    "$ibid" status --json --config "$work/nodes/source/node.toml" >"$work/nodes/status" 2>/dev/null &&
+        grep -q '"state": *"in-sync"' "$work/nodes/status"
+}
+
+# Makes link and configurations, starts both nodes: name of the round, link. Gives `nqn` and `port`.
+start_nodes() {
+    local links=() ends=("ih$$a" "ih$$b")
+    rm -rf "$work/nodes"
+    if [[ $2 == af_packet ]]; then
+        space=ibid-hosts-$$
+        ip netns add "$space"
+        ip link add "${ends[0]}" mtu 9000 type veth peer name "${ends[1]}" mtu 9000 netns "$space"
+        ip link set "${ends[0]}" up
+        ip -n "$space" link set "${ends[1]}" up
+        links=("device = \"af_packet\"
+interface = \"${ends[0]}\"" "device = \"af_packet\"
+interface = \"${ends[1]}\"")
+    else
+        links=("device = \"memif\"
+socket = \"$work/nodes/memif.sock\"
+memif_role = \"client\"" "device = \"memif\"
+socket = \"$work/nodes/memif.sock\"
+memif_role = \"server\"")
+    fi
+    configure source 127.0.0.1:0 "${links[0]}"
+    configure destination '' "${links[1]}"
+    start_destination
+    start_source
+    if ! until_true "$ready_seconds" is_in_sync; then
+        fail "$1: the pair gets in sync"
+        quote "$work/nodes/source/out"
+        quote "$work/nodes/destination/out"
+        stop_nodes "$1"
+        return 1
+    fi
+    nqn=nqn.2014-08.org.nvmexpress:uuid:$pair_uuid
+    # The kernel has chosen a port; the next start has to take the same.
+    port=$(sed -n 's/.*"listen": *"127.0.0.1:\([0-9]*\)".*/\1/p' "$work/nodes/status")
+    sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$work/nodes/source/node.toml"
+}
+# Stops both, source first; both volumes must be equal.
+stop_nodes() {
+    local role pid status
+    for role in source destination; do
+        pid=${role}_pid
+        status=0
+        kill -TERM "${!pid}" 2>/dev/null || true
+        end_of "${!pid}" || status=$?
+        printf -v "$pid" ''
+        if [[ $status == 0 ]]; then
+            pass "$1: the $role stops cleanly"
+        else
+            fail "$1: the $role stops cleanly (exit status $status)"
+            quote "$work/nodes/$role/out"
+        fi
+    done
+    if cmp "$work/nodes/source/volume.img" "$work/nodes/destination/volume.img"; then
+        pass "$1: mirror identical"
+    else
+        fail "$1: mirror identical"
+    fi
+    # The cable's ends go with it.
+    [[ -z $space ]] || ip netns delete "$space"
+    space=''
+}
