@@ -11,8 +11,9 @@ use ibid_chap::{Done, Work};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{AuthCommand, AuthMessage, AuthRefusal, Sqe, Status, fctype, opcode};
 
-/// From Connect to the end of an authentication, however its messages are spaced (R1). On an admin queue the keep-alive timeout may end it before.
-pub(super) const AUTH_LIMIT: Nanos = Nanos::from_millis(30_000);
+/// From Connect to the end of an authentication, however its messages are spaced (R1). On an admin queue the keep-alive timeout may end it
+/// before; a slow host may need some tens of seconds for an exponentiation. Who only begins gives way long before that.
+pub(super) const AUTH_LIMIT: Nanos = Nanos::from_millis(120_000);
 /// What a failure costs whoever tries, before it is told.
 pub(super) const FAILURE_DELAY: Nanos = Nanos::from_millis(100);
 

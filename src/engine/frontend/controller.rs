@@ -124,7 +124,8 @@ impl Frontend {
         slowest.is_some()
     }
 
-    fn evict(&mut self, c: usize) {
+    /// Ends a connection that is still authenticating.
+    pub(super) fn evict(&mut self, c: usize) {
         self.leave_controller(c);
         self.begin_close(c);
         self.push(Event::Attend { conn: ConnId(c as u16) });

@@ -220,14 +220,17 @@ impl Frontend {
         if request.qid > controller.queues {
             return Err(in_command(Connect::QID_AT));
         }
-        let is_taken = self
+        let host = controller.host.into();
+        let taken = self
             .connections
             .iter()
-            .any(|other| other.controller == Some(k as u16) && other.qid == request.qid);
-        if is_taken {
-            return Err((Status::SEQUENCE_ERROR, 0));
+            .position(|other| other.controller == Some(k as u16) && other.qid == request.qid);
+        match taken {
+            // Whoever can't authenticate keeps no queue from its host.
+            Some(other) if !self.connections[other].auth.is_open() => self.evict(other),
+            Some(_) => return Err((Status::SEQUENCE_ERROR, 0)),
+            None => {}
         }
-        let host = controller.host.into();
         if self.has_room(host) || self.evict_auth_of(host) {
             Ok(k)
         } else {

@@ -558,6 +558,25 @@ fn half_authentications_take_no_place_and_no_share() {
     assert_eq!(status, Status::CONNECT_BUSY, "two are authenticated");
 }
 
+/// An I/O queue that is only half a host's is not in the way of one that is.
+#[test]
+fn a_half_authentication_keeps_no_queue_from_its_host() {
+    let mut world = plain();
+    let (admin, cntlid) = world.asked(0, ConnectData::CNTLID_ANY);
+    world.authenticate(admin, true);
+    let enable =
+        PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+    assert_eq!(world.status(admin, &enable.emit(1), &[]), Status::SUCCESS);
+    let (half, _) = world.asked(1, cntlid);
+    let (io, _) = world.asked(1, cntlid);
+    assert!(world.is_closing(half) && !world.is_closing(io) && !world.is_closing(admin));
+    world.authenticate(io, true);
+    let other = world.initialised(0);
+    let status = world.status(other, &connect(1).emit(1), &connect_data(cntlid));
+    assert_eq!(status, Status::SEQUENCE_ERROR, "C2");
+    assert_eq!(world.status(io, &write(1, 0, 1, 4096, true), &[7; 4096]), Status::SUCCESS);
+}
+
 /// Any bytes, in any step: nothing breaks, and nobody gets in.
 #[test]
 fn arbitrary_messages_open_nothing() {
