@@ -72,6 +72,7 @@ impl WorldConfig {
             slower: None,
             pieces: 0,
             queue: QueueConfig {
+                host: 0,
                 qid: 0,
                 cntlid: 0,
                 depth: 31,

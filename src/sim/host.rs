@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub const NQN: &str = "nqn.2014-08.org.example:pair";
-const HOST: &str = "nqn.2014-08.org.example:host";
+const HOSTS: [&str; 2] = ["nqn.2014-08.org.example:host", "nqn.2014-08.org.example:other-host"];
 
 /// What a command is to do.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ enum State {
 /// How a queue behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueConfig {
+    /// Which of two hosts it is of.
+    pub host: usize,
     pub qid: u16,
     pub cntlid: u16,
     /// Commands at once.
@@ -380,7 +382,7 @@ impl Queue {
             hostid: [7; 16],
             cntlid: if config.qid == 0 { ConnectData::CNTLID_ANY } else { config.cntlid },
             subnqn: put_nqn(NQN).expect("a name"),
-            hostnqn: put_nqn(HOST).expect("a name"),
+            hostnqn: put_nqn(HOSTS[self.config.host]).expect("a name"),
         };
         let mut bytes = vec![0; ConnectData::BYTES];
         data.emit(&mut bytes);

@@ -517,6 +517,26 @@ impl World {
         self.run_until("the I/O queues", |world| world.queues.iter().all(Queue::is_ready));
     }
 
+    /// Connects another host: an admin queue and one I/O queue, whose place among the queues is given.
+    pub fn connect_other(&mut self) -> usize {
+        let config = QueueConfig { host: 1, ..self.config.queue };
+        let place = self.queues.len();
+        self.queues.push(Queue::open(&self.sockets, config, self.random.fork()));
+        self.run_until("the other host's admin queue", |world| world.queues[place].is_ready());
+        let config = QueueConfig { qid: 1, cntlid: self.queues[place].cntlid(), ..config };
+        self.queues.push(Queue::open(&self.sockets, config, self.random.fork()));
+        self.run_until("the other host's I/O queue", |world| world.queues[place + 1].is_ready());
+        place + 1
+    }
+
+    /// Opens a queue that is like no other; its place among them.
+    pub fn open_other_queue(&mut self, config: QueueConfig) -> usize {
+        let place = self.queues.len();
+        self.queues.push(Queue::open(&self.sockets, config, self.random.fork()));
+        self.run_until("another queue", |world| world.queues[place].is_ready());
+        place
+    }
+
     /// Opens one more I/O queue.
     pub fn open_queue(&mut self, qid: u16) {
         let config = QueueConfig { qid, cntlid: self.queues[0].cntlid(), ..self.config.queue };

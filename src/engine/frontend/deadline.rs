@@ -12,7 +12,7 @@ const CONNECT_LIMIT: Nanos = Nanos::from_millis(10_000);
 /// From an R2T, or from the header of data, to the data (R4).
 const DATA_LIMIT: Nanos = Nanos::from_millis(30_000);
 /// From one byte that the host takes of what waits for it to the next (R5).
-const SEND_LIMIT: Nanos = Nanos::from_millis(30_000);
+pub(super) const SEND_LIMIT: Nanos = Nanos::from_millis(30_000);
 /// For the host to take our last words.
 const CLOSE_LIMIT: Nanos = Nanos::from_millis(2_000);
 /// Granularity of the keep-alive timer; what Identify says as KAS, in 100 ms.

@@ -437,6 +437,55 @@ impl Frontend {
         self.enqueue(c, slot);
     }
 
+    /// A read that was answered and has not left yet gets other pieces with the same bytes, one for each it had; those are released.
+    ///
+    /// # Panics
+    /// If a piece's length is not what it was.
+    pub fn move_read(&mut self, cmd: CommandId, pieces: &[ReadPiece]) {
+        let Some((c, slot)) = self.find(cmd) else {
+            return;
+        };
+        let connection = &mut self.connections[c];
+        if !connection.slots[usize::from(slot)].pinned {
+            return;
+        }
+        let old = &mut connection.pieces[usize::from(slot)];
+        for (old, new) in old.iter().zip(pieces) {
+            assert!(old.span.len == new.span.len, "a read moves to pieces of its lengths");
+        }
+        connection.stage.move_spans(slot, |span| {
+            let at = old[..pieces.len()].iter().position(|piece| piece.span == span);
+            pieces[at.expect("what is staged of a read is a piece of it")].span
+        });
+        old[..pieces.len()].copy_from_slice(pieces);
+    }
+
+    /// How long the host of a connection has taken nothing of what waits for it.
+    pub fn stalled_for(&self, now: Nanos, conn: ConnId) -> Nanos {
+        let due = self.connections[conn.index()].send_deadline;
+        if due == Nanos::NEVER {
+            return Nanos::ZERO;
+        }
+        Nanos::new((now.get() + deadline::SEND_LIMIT.get()).saturating_sub(due.get()))
+    }
+
+    /// Ends a connection whose host takes nothing, before its time: others need what it keeps.
+    pub fn give_up(&mut self, now: Nanos, conn: ConnId) {
+        self.now = now;
+        let c = conn.index();
+        if !matches!(self.connections[c].state, State::Free | State::Closing) {
+            self.counters.deadlines_missed += 1;
+            self.begin_close(c);
+        }
+        self.connections[c].stage_is_lost();
+        self.push(Event::Attend { conn });
+    }
+
+    /// The host a command is of: its place among [`Limits::controllers_max`], for tables beside the frontend.
+    pub fn host_of(&self, cmd: CommandId) -> usize {
+        self.connections[usize::from(cmd.conn)].host.into()
+    }
+
     /// Ends a command that carries no data back. Of a write whose data is still coming the rest is thrown away first.
     pub fn complete(&mut self, cmd: CommandId, status: Status) {
         let Some((c, slot)) = self.find(cmd) else {

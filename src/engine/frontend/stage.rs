@@ -78,8 +78,15 @@ pub(super) enum After {
 
 #[derive(Clone, Copy, Debug)]
 enum Content {
-    Bytes { at: u16, len: u16 },
-    Span(Span),
+    Bytes {
+        at: u16,
+        len: u16,
+    },
+    /// Payload of the command in this slot.
+    Span {
+        span: Span,
+        slot: u16,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +99,7 @@ impl Item {
     const fn len(&self) -> usize {
         match self.content {
             Content::Bytes { len, .. } => len as usize,
-            Content::Span(span) => span.len as usize,
+            Content::Span { span, .. } => span.len as usize,
         }
     }
 }
@@ -139,9 +146,20 @@ impl Stage {
         &mut self.bytes[at..at + len]
     }
 
-    /// Stages payload. Only after [`Stage::has_room`].
-    pub(super) fn span(&mut self, span: Span, after: After) {
-        self.items.push_back(Item { content: Content::Span(span), after });
+    /// Stages payload of a slot. Only after [`Stage::has_room`].
+    pub(super) fn span(&mut self, slot: u16, span: Span, after: After) {
+        self.items.push_back(Item { content: Content::Span { span, slot }, after });
+    }
+
+    /// A slot's staged payload lies elsewhere now.
+    pub(super) fn move_spans(&mut self, slot: u16, mut moved: impl FnMut(Span) -> Span) {
+        for item in &mut self.items {
+            if let Content::Span { span, slot: of } = &mut item.content
+                && *of == slot
+            {
+                *span = moved(*span);
+            }
+        }
     }
 
     /// Shows what is to be sent; neighbouring bytes are one piece.
@@ -163,7 +181,7 @@ impl Stage {
                         None => Some((start, end)),
                     };
                 }
-                Content::Span(span) => {
+                Content::Span { span, .. } => {
                     if let Some((first, last)) = run.take()
                         && !out.push(Piece::Bytes(&self.bytes[first..last]))
                     {

@@ -168,7 +168,7 @@ impl Frontend {
             (true, _, _) => After::Release(slot),
             (false, _, _) => After::Nothing,
         };
-        stage.span(piece.span, after_payload);
+        stage.span(slot, piece.span, after_payload);
         if has_digest {
             let crc = piece.crc.expect("a piece of a connection with data digests has one");
             let after = if ends { After::Free(slot) } else { After::Nothing };

@@ -69,7 +69,7 @@ impl<D: Disk> Core<D> {
     /// No write of a client is on its way into the log.
     pub(super) fn frontend_is_quiet(&self) -> bool {
         self.waiting_writes.is_empty()
-            && self.waiting_large.is_empty()
+            && self.large.is_quiet()
             && self.late.is_empty()
             && self.fused.is_empty()
     }

@@ -241,7 +241,7 @@ impl<D: Disk> Core<D> {
             },
             (_, 0) => None,
             (_, _) => {
-                let Some(run) = self.read_pool.take(sectors.blocks_from(first)) else {
+                let Some(run) = self.read_memory.take(slot.host, sectors.blocks_from(first)) else {
                     return false;
                 };
                 self.reads.get_mut(place).run = Some(run);

@@ -54,11 +54,11 @@ use ibid_wire::peer::{ChainDigest, CpOpen, HelloRefusal};
 use mend::Mend;
 use peer::Peer;
 use point::CpPhase;
-use reads::{ReadSlot, Scatter};
+use reads::{ReadMemory, ReadSlot, Scatter};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use sync::Sync;
-use writes::WriteSlot;
+use writes::{Large, WriteSlot};
 
 pub use sync::PeerLoss;
 
@@ -129,13 +129,12 @@ struct Core<D> {
     late: VecDeque<u32>,
     /// Since when the log has been waiting for a slot that only late data and reads keep.
     held_since: Nanos,
-    read_pool: RunPool,
-    /// Memory that late data is set aside in, and pages of large writes that may still come to need it.
+    read_memory: ReadMemory,
+    /// Memory that late data is set aside in, and large writes that may still come to need it.
     aside_pool: RunPool,
-    large_pages: u32,
+    large: Large,
     /// Pages of small writes that were set aside.
     small_pages: u32,
-    waiting_large: VecDeque<u32>,
     in_capsule_bytes: u64,
     scatters: Slots<Scatter>,
     compares: CompareMemory,
@@ -259,6 +258,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
         );
         let commands_max =
             usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
+        let hosts_max = usize::from(limits.controllers_max);
         let frame = FrameBuffer::new(port.datagram_bytes_max());
         // Higher than any that left a trace.
         let epoch = superblock.epoch.max(found.epoch);
@@ -312,11 +312,10 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             waiting_reads: VecDeque::with_capacity(commands_max),
             late: VecDeque::with_capacity(writes_max),
             held_since: Nanos::ZERO,
-            read_pool: RunPool::new(layout.reads),
+            read_memory: ReadMemory::new(layout.reads, hosts_max),
             aside_pool: RunPool::new(layout.staging),
-            large_pages: 0,
+            large: Large::new(layout.staging.blocks, hosts_max, writes_max),
             small_pages: 0,
-            waiting_large: VecDeque::with_capacity(writes_max),
             in_capsule_bytes: u64::from(limits.in_capsule_bytes),
             scatters: Slots::new(reads::SCATTERS_MAX, Scatter::EMPTY),
             compares: CompareMemory::new(layout.compares, commands_max, limits.in_capsule_bytes),

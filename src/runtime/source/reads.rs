@@ -1,16 +1,26 @@
 //! Clients' reads: bytes go out from where they lie, in log or volume; what is in too many pieces is gathered.
-//! SRC-2  a read's fragments are decided at one instant; log pages it names are pinned until its bytes have left.
+//! SRC-2  a read's fragments are decided at one instant; log pages it names are pinned until its bytes have left, or were copied aside.
 
 use super::Core;
 use super::clients::NONE;
 use super::compare::Compare;
+use super::writes::OWED_MAX;
+use crate::clients::Serve as _;
 use crate::disks::{Work, volume_file};
+use crate::layout::Span64;
+use crate::pool::RunPool;
 use crate::snapshot::{COPIED_GATHER, Stage};
 use ibid_driver::{Disk, DiskOp};
 use ibid_engine::frontend::{CommandId, READ_PIECES_MAX, ReadPiece};
 use ibid_engine::volume::{Fragment, plan_read};
 use ibid_units::{BLOCK_BYTES, CpId, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
+use ibid_wire::disk::ENTRY_PAGES_MAX;
 use ibid_wire::nvme_tcp::Status;
+
+/// Reads moved out of the log's way in one turn: each is copied.
+const MOVES_MAX: usize = 4;
+/// How often is looked for hosts that keep memory others wait for.
+const RECLAIM_EVERY: Nanos = Nanos::from_millis(10);
 
 /// Disk operations of one read, at most: one for each of its pieces.
 pub(super) const READ_OPS_MAX: usize = READ_PIECES_MAX;
@@ -51,6 +61,46 @@ pub(super) struct ReadSlot {
     pub(super) asked_peer: bool,
     pub(super) abandoned: bool,
     pub(super) parsed: Nanos,
+    /// Whose it is.
+    pub(super) host: usize,
+    /// When its bytes were given to the target; `NEVER` before.
+    answered: Nanos,
+}
+
+/// Memory for reads: each host has a share of it, so that one that does not take its bytes leaves some to others (R5).
+#[derive(Debug)]
+pub(super) struct ReadMemory {
+    pool: RunPool,
+    /// Pages of one host, at most.
+    share: u32,
+    of: Vec<u32>,
+    reclaim_at: Nanos,
+}
+
+impl ReadMemory {
+    pub(super) fn new(region: Span64, hosts: usize) -> Self {
+        let least = 2 * u32::from(ENTRY_PAGES_MAX);
+        Self {
+            pool: RunPool::new(region),
+            share: (region.blocks - region.blocks / 4).max(region.blocks.min(least)),
+            of: vec![0; hosts],
+            reclaim_at: Nanos::ZERO,
+        }
+    }
+
+    pub(super) fn take(&mut self, host: usize, pages: u32) -> Option<Span> {
+        if self.of[host] + pages > self.share {
+            return None;
+        }
+        let run = self.pool.take(pages)?;
+        self.of[host] += pages;
+        Some(run)
+    }
+
+    fn give(&mut self, host: usize, run: Span) {
+        self.of[host] -= run.len / BLOCK_BYTES as u32;
+        self.pool.give(run);
+    }
 }
 
 impl ReadSlot {
@@ -72,6 +122,8 @@ impl ReadSlot {
         asked_peer: false,
         abandoned: false,
         parsed: Nanos::ZERO,
+        host: 0,
+        answered: Nanos::NEVER,
     };
 
     pub(super) const fn new(
@@ -130,8 +182,9 @@ impl<D: Disk> Core<D> {
 
     /// There is a place for every command. All of them may still be kept by disk operations of connections that are gone; then the host
     /// is asked to try again.
-    pub(super) fn take_read(&mut self, slot: ReadSlot) -> Option<u32> {
+    pub(super) fn take_read(&mut self, mut slot: ReadSlot) -> Option<u32> {
         let cmd = slot.cmd?;
+        slot.host = self.clients.frontend.host_of(cmd);
         let Some(place) = self.reads.take(slot) else {
             self.complete(cmd, Status::COMMAND_INTERRUPTED);
             return None;
@@ -179,7 +232,8 @@ impl<D: Disk> Core<D> {
         }
         let gather = fragments > READ_PIECES_MAX;
         if from_volume > 0 || gather {
-            let Some(run) = self.read_pool.take(sectors.blocks_from(first)) else {
+            let host = self.reads.get(place).host;
+            let Some(run) = self.read_memory.take(host, sectors.blocks_from(first)) else {
                 return false;
             };
             self.reads.get_mut(place).run = Some(run);
@@ -289,11 +343,11 @@ impl<D: Disk> Core<D> {
 
     /// Takes what a gathered read needs to fetch the volume's sectors: memory beside its own, and a list of which they are.
     pub(super) fn begin_scatter(&mut self, place: u32) -> bool {
-        let ReadSlot { first, sectors, .. } = *self.reads.get(place);
+        let ReadSlot { first, sectors, host, .. } = *self.reads.get(place);
         if self.scatters.is_full() {
             return false;
         }
-        let Some(under) = self.read_pool.take(sectors.blocks_from(first)) else {
+        let Some(under) = self.read_memory.take(host, sectors.blocks_from(first)) else {
             return false;
         };
         let scatter = self.scatters.take(Scatter { under, sectors: [0; SCATTER_WORDS] });
@@ -375,8 +429,9 @@ impl<D: Disk> Core<D> {
     }
 
     pub(super) fn give_run(&mut self, place: u32) {
-        if let Some(run) = self.reads.get_mut(place).run.take() {
-            self.read_pool.give(run);
+        let slot = self.reads.get_mut(place);
+        if let Some(run) = slot.run.take() {
+            self.read_memory.give(slot.host, run);
         }
     }
 
@@ -429,8 +484,85 @@ impl<D: Disk> Core<D> {
                 piece.crc = Some(self.arena.crc32c(piece.span));
             }
         }
+        self.reads.get_mut(place).answered = now;
         self.clients.frontend.read_ready(cmd, &pieces[..slot.piece_count]);
         self.attend(cmd.conn());
+    }
+
+    /// Bytes that their hosts have not taken keep the slot that the log needs next: they go on from memory beside it, so that a host
+    /// that does not read holds up nobody's writes (R5). Where there is no memory, its connection ends.
+    pub(super) fn move_reads(&mut self, now: Nanos, held: usize) {
+        let mut moved = 0;
+        for place in 0..self.reads.count() as u32 {
+            let ReadSlot { cmd, pins, answered, .. } = *self.reads.get(place);
+            let (Some(cmd), true) = (cmd, pins >> held & 1 == 1 && answered != Nanos::NEVER) else {
+                continue;
+            };
+            if moved < MOVES_MAX && self.move_read(place, cmd) {
+                moved += 1;
+            } else if now.since(self.held_since) >= OWED_MAX {
+                self.clients.frontend.give_up(now, cmd.conn());
+                self.drain_events(now);
+            }
+        }
+    }
+
+    /// Copies what a read shows of the log into its own memory, each byte to its place in the blocks of the run.
+    fn move_read(&mut self, place: u32, cmd: CommandId) -> bool {
+        let ReadSlot { first, sectors, host, run, pins, piece_count, .. } = *self.reads.get(place);
+        let run = match run {
+            Some(run) => run,
+            None => {
+                let Some(run) = self.read_memory.take(host, sectors.blocks_from(first)) else {
+                    return false;
+                };
+                self.reads.get_mut(place).run = Some(run);
+                run
+            }
+        };
+        let log_end = self.geometry.bytes();
+        let mut at = run.at + u64::from(first.in_block()) * SECTOR_BYTES;
+        for piece in &mut self.reads.get_mut(place).pieces[..piece_count] {
+            let len = u64::from(piece.span.len);
+            if piece.span.at < log_end {
+                self.arena.copy_within(piece.span, at);
+                self.copied[COPIED_GATHER] += len;
+                piece.span.at = at;
+            }
+            at += len;
+        }
+        let slot = *self.reads.get(place);
+        self.clients.frontend.move_read(cmd, &slot.pieces[..piece_count]);
+        for at in 0..u64::BITS {
+            if pins >> at & 1 == 1 {
+                self.log.unpin_slot(at as usize);
+            }
+        }
+        self.reads.get_mut(place).pins = 0;
+        true
+    }
+
+    /// Where a host's read has long waited for memory, and other hosts take nothing of what they have it for, their connections end.
+    pub(super) fn reclaim_reads(&mut self, now: Nanos) {
+        let waits = |place: &u32| {
+            let slot = self.reads.get(*place);
+            now.since(slot.parsed) >= OWED_MAX && !slot.abandoned
+        };
+        let Some(waiting) = self.waiting_reads.iter().copied().find(waits) else { return };
+        if now < self.read_memory.reclaim_at || !self.log.is_open() {
+            return;
+        }
+        self.read_memory.reclaim_at = now.after(RECLAIM_EVERY);
+        let host = self.reads.get(waiting).host;
+        for place in 0..self.reads.count() as u32 {
+            let ReadSlot { cmd, run, answered, host: of, .. } = *self.reads.get(place);
+            let (Some(cmd), Some(_), true) = (cmd, run, of != host) else { continue };
+            let has_stalled = self.clients.frontend.stalled_for(now, cmd.conn()) >= OWED_MAX;
+            if answered != Nanos::NEVER && has_stalled {
+                self.clients.frontend.give_up(now, cmd.conn());
+                self.drain_events(now);
+            }
+        }
     }
 
     /// The bytes of a read have left.
@@ -447,7 +579,7 @@ impl<D: Disk> Core<D> {
         self.give_run(place);
         if let Some(scatter) = slot.scatter {
             let under = self.scatters.get(scatter).under;
-            self.read_pool.give(under);
+            self.read_memory.give(slot.host, under);
             self.scatters.give(scatter);
         }
         for at in 0..u64::BITS {
@@ -488,7 +620,8 @@ impl<D: Disk> Core<D> {
             self.wait_for_healing(now, segment);
             return None;
         }
-        let run = self.read_pool.take(sectors.blocks_from(first))?;
+        let host = self.reads.get(place).host;
+        let run = self.read_memory.take(host, sectors.blocks_from(first))?;
         let generation = self.gate.enter();
         let slot = self.reads.get_mut(place);
         slot.run = Some(run);

@@ -184,7 +184,7 @@ impl<D: Disk> Core<D> {
         let verify = &self.between.verify;
         let clients_wait = self.log.is_full()
             || !self.waiting_writes.is_empty()
-            || !self.waiting_large.is_empty()
+            || !self.large.is_quiet()
             || !self.waiting_reads.is_empty();
         if !verify.progress.is_running()
             || self.cp_phase != CpPhase::Idle

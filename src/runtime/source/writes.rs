@@ -10,9 +10,14 @@ use ibid_engine::log::{Completion, Placement, ReserveRefused, TOKEN_NONE};
 use ibid_units::{
     BLOCK_BYTES, LogBlock, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId,
 };
-use ibid_wire::disk::EntryKind;
+use ibid_wire::disk::{ENTRY_PAGES_MAX, EntryKind};
 use ibid_wire::nvme_tcp::Status;
 use std::collections::VecDeque;
+
+/// While another host's write waits for the memory, a host has so long to deliver the data of one; then it is asked to send it again (R4).
+pub(super) const OWED_MAX: Nanos = Nanos::from_millis(2_000);
+/// How often is looked for such a write.
+const RECLAIM_EVERY: Nanos = Nanos::from_millis(10);
 
 /// How long the log waits for memory to set late data aside before the host is asked to send it again.
 const HELD_MAX: Nanos = Nanos::from_millis(100);
@@ -48,10 +53,65 @@ pub(super) struct WriteSlot {
     waited: bool,
     /// Where a late write's bytes wait for room, so that they pin no segment meanwhile.
     aside: Option<Span>,
-    /// Pages counted in [`Core::large_pages`] for it.
+    /// Pages counted in [`Core::large`] for it.
     large: u32,
     /// The compare that it is fused with.
     pub(super) compare: u32,
+    /// Whose it is.
+    host: usize,
+    /// When it got its pages.
+    placed: Nanos,
+}
+
+/// Large writes: how much of the memory beside the log they may come to need, and who waits for it. Each host has a queue and a share of
+/// its own, so that one that withholds data does not stand in the way of others.
+#[derive(Debug)]
+pub(super) struct Large {
+    /// Pages in all, at most this …
+    limit: u32,
+    /// … and of one host: what is left belongs to others.
+    share: u32,
+    pages: u32,
+    of: Vec<u32>,
+    pub(super) waiting: Vec<VecDeque<u32>>,
+    /// The host whose turn it is.
+    turn: usize,
+    reclaim_at: Nanos,
+}
+
+impl Large {
+    /// Of `blocks` of memory, for so many hosts and writes.
+    pub(super) fn new(blocks: u32, hosts: usize, writes_max: usize) -> Self {
+        // Half of the memory: runs of every length find their place in the other half's gaps.
+        let limit = blocks / 2;
+        Self {
+            limit,
+            share: (limit - limit / 4).max(limit.min(u32::from(ENTRY_PAGES_MAX))),
+            pages: 0,
+            of: vec![0; hosts],
+            waiting: (0..hosts).map(|_| VecDeque::with_capacity(writes_max)).collect(),
+            turn: 0,
+            reclaim_at: Nanos::ZERO,
+        }
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.iter().all(VecDeque::is_empty)
+    }
+
+    fn has_room(&self, host: usize, pages: u32) -> bool {
+        pages == 0 || (self.pages + pages <= self.limit && self.of[host] + pages <= self.share)
+    }
+
+    fn take(&mut self, host: usize, pages: u32) {
+        self.pages += pages;
+        self.of[host] += pages;
+    }
+
+    fn give(&mut self, host: usize, pages: u32) {
+        self.pages -= pages;
+        self.of[host] -= pages;
+    }
 }
 
 impl WriteSlot {
@@ -68,6 +128,8 @@ impl WriteSlot {
         aside: None,
         large: 0,
         compare: NONE,
+        host: 0,
+        placed: Nanos::ZERO,
     };
 }
 
@@ -91,6 +153,7 @@ impl<D: Disk> Core<D> {
             self.complete(id, Status::ABORTED_FAILED_FUSED);
             return;
         }
+        let host = self.clients.frontend.host_of(id);
         let slot = WriteSlot {
             state: WriteState::Waiting,
             cmd: Some(id),
@@ -104,6 +167,8 @@ impl<D: Disk> Core<D> {
             aside: None,
             large: 0,
             compare: NONE,
+            host,
+            placed: now,
         };
         let refusal = match (self.fault, self.stopping) {
             (Some(_), _) => Some(Status::WRITE_FAULT),
@@ -123,11 +188,8 @@ impl<D: Disk> Core<D> {
         if compare != NONE {
             self.fuse(place, compare);
         }
-        let queue = if self.is_large(place) { &self.waiting_large } else { &self.waiting_writes };
-        if !queue.is_empty() || !self.try_place(now, place) {
-            let large = self.is_large(place);
-            let queue = if large { &mut self.waiting_large } else { &mut self.waiting_writes };
-            queue.push_back(place);
+        if !self.queue_of(place).is_empty() || !self.try_place(now, place) {
+            self.queue_of(place).push_back(place);
             if self.log.is_full() {
                 self.note_wait(place);
             }
@@ -142,6 +204,14 @@ impl<D: Disk> Core<D> {
         slot.kind == EntryKind::Write && slot.sectors.bytes() > self.in_capsule_bytes
     }
 
+    fn queue_of(&mut self, place: u32) -> &mut VecDeque<u32> {
+        if self.is_large(place) {
+            &mut self.large.waiting[self.writes.get(place).host]
+        } else {
+            &mut self.waiting_writes
+        }
+    }
+
     /// A write waits because every segment is full: counted once.
     pub(super) fn note_wait(&mut self, place: u32) {
         let slot = self.writes.get_mut(place);
@@ -151,10 +221,10 @@ impl<D: Disk> Core<D> {
 
     /// Reserves room for a write; false where it must wait.
     pub(super) fn try_place(&mut self, now: Nanos, place: u32) -> bool {
-        let WriteSlot { kind, volume, first, sectors, cmd, parsed, .. } = *self.writes.get(place);
+        let WriteSlot { kind, volume, first, sectors, cmd, parsed, host, .. } =
+            *self.writes.get(place);
         let large = if self.is_large(place) { sectors.blocks_from(first) } else { 0 };
-        // Half of the memory: runs of every length find their place in the other half's gaps.
-        if large > 0 && self.large_pages + large > self.layout.staging.blocks / 2 {
+        if !self.large.has_room(host, large) {
             return false;
         }
         let placement = match self.log.reserve(now, kind, volume, first, sectors) {
@@ -169,7 +239,8 @@ impl<D: Disk> Core<D> {
         slot.placement = Some(placement);
         slot.state = WriteState::Receiving;
         slot.large = large;
-        self.large_pages += large;
+        slot.placed = now;
+        self.large.take(host, large);
         if slot.waited {
             let waited = now.since(parsed);
             self.full_wait = self.full_wait.after(waited);
@@ -309,7 +380,8 @@ impl<D: Disk> Core<D> {
 
     /// A large write has its Lsn, or will have none: it can't become late any more.
     fn give_large(&mut self, place: u32) {
-        self.large_pages -= std::mem::take(&mut self.writes.get_mut(place).large);
+        let slot = self.writes.get_mut(place);
+        self.large.give(slot.host, std::mem::take(&mut slot.large));
     }
 
     pub(super) fn give_write(&mut self, place: u32) {
@@ -365,17 +437,15 @@ impl<D: Disk> Core<D> {
                 self.late.push_back(place);
             }
         }
-        for large in [false, true] {
-            while let Some(place) = self.waiting(large).front().copied() {
-                if self.writes.get(place).state == WriteState::Dropped {
-                    self.give_write(place);
-                } else if !self.try_place(now, place) {
-                    break;
-                }
-                any = true;
-                self.waiting(large).pop_front();
-            }
+        any |= self.retry_queue(now, None);
+        let hosts = self.large.waiting.len();
+        self.large.turn = (self.large.turn + 1) % hosts;
+        for offset in 0..hosts {
+            let host = (self.large.turn + offset) % hosts;
+            any |= self.retry_queue(now, Some(host));
+            self.reclaim(now, host);
         }
+        self.reclaim_reads(now);
         for _ in 0..self.waiting_reads.len() {
             let Some(place) = self.waiting_reads.pop_front() else { break };
             if self.reads.get(place).abandoned {
@@ -390,15 +460,59 @@ impl<D: Disk> Core<D> {
         any
     }
 
-    fn waiting(&mut self, large: bool) -> &mut VecDeque<u32> {
-        if large { &mut self.waiting_large } else { &mut self.waiting_writes }
+    /// Places what waits in a queue, in its order: small writes, or a host's large ones.
+    fn retry_queue(&mut self, now: Nanos, host: Option<usize>) -> bool {
+        let mut any = false;
+        while let Some(place) = self.waiting(host).front().copied() {
+            if self.writes.get(place).state == WriteState::Dropped {
+                self.give_write(place);
+            } else if !self.try_place(now, place) {
+                break;
+            }
+            any = true;
+            self.waiting(host).pop_front();
+        }
+        any
+    }
+
+    fn waiting(&mut self, host: Option<usize>) -> &mut VecDeque<u32> {
+        match host {
+            Some(host) => &mut self.large.waiting[host],
+            None => &mut self.waiting_writes,
+        }
+    }
+
+    /// Where a host's write waits for memory that others have had for too long without sending their data, theirs are ended: they
+    /// are asked to send them again.
+    fn reclaim(&mut self, now: Nanos, host: usize) {
+        let Some(place) = self.large.waiting[host].front().copied() else { return };
+        let WriteSlot { first, sectors, .. } = *self.writes.get(place);
+        let pages = sectors.blocks_from(first);
+        let others_have_it = self.large.pages + pages > self.large.limit
+            && self.large.of[host] + pages <= self.large.share;
+        if !others_have_it || now < self.large.reclaim_at {
+            return;
+        }
+        self.large.reclaim_at = now.after(RECLAIM_EVERY);
+        for place in 0..self.writes.count() as u32 {
+            let WriteSlot { state, large, host: of, placed, .. } = *self.writes.get(place);
+            if state == WriteState::Receiving
+                && large > 0
+                && of != host
+                && now.since(placed) >= OWED_MAX
+            {
+                self.end_fused(now, place, Status::COMMAND_INTERRUPTED);
+            }
+        }
     }
 
     /// Nothing becomes durable any more: writes that have no Lsn yet fail, so that their hosts can turn elsewhere.
     pub(super) fn fail_waiting(&mut self, now: Nanos) {
         self.fail_fused_waiting(now);
-        while let Some(place) =
-            self.waiting_writes.pop_front().or_else(|| self.waiting_large.pop_front())
+        while let Some(place) = self
+            .waiting_writes
+            .pop_front()
+            .or_else(|| self.large.waiting.iter_mut().find_map(VecDeque::pop_front))
         {
             self.release_compare(now, place);
             if let Some(cmd) = self
@@ -436,6 +550,7 @@ impl<D: Disk> Core<D> {
             self.held_since = now;
             return;
         };
+        self.move_reads(now, held);
         for place in 0..self.writes.count() as u32 {
             let WriteSlot { state, cmd, placement, .. } = *self.writes.get(place);
             let coming = match state {

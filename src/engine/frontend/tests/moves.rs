@@ -169,3 +169,64 @@ fn a_write_does_not_move_to_pages_of_another_length() {
     let (mut world, _, cmd, _) = asked(0);
     world.frontend.move_write(cmd, Span::new(ASIDE, BYTES - 4096));
 }
+
+#[test]
+fn a_read_that_moves_while_its_bytes_leave_shows_the_same_and_others_stay() {
+    for step in [1, 100, 700, 5000] {
+        let mut world = World::new(config(4096));
+        let (io, _) = world.io(0);
+        let bytes = pattern(16384, 3);
+        world.arena[..16384].copy_from_slice(&bytes);
+        // Two reads of the same place, so of the same spans; more of them than fit the stage at once.
+        for cid in [1, 2] {
+            let capsule = world.capsule(&read(cid, 0, 4, 4096), &[]);
+            world.give(io, &capsule, usize::MAX);
+        }
+        let [Event::Read { cmd, first, sectors, .. }, Event::Read { .. }] = world.events[..] else {
+            panic!("two reads: {:?}", world.events)
+        };
+        world.events.clear();
+        let mut list = PieceList::new();
+        world.frontend.send_plan(io, &mut list);
+        let mut begun = Vec::new();
+        for piece in list.as_slice() {
+            match piece {
+                Piece::Bytes(run) => begun.extend_from_slice(run),
+                Piece::Span(span) => {
+                    begun.extend_from_slice(&world.arena[span.at as usize..span.end() as usize])
+                }
+            }
+        }
+        begun.truncate(step);
+        world.frontend.sent(io, begun.len());
+        world.drain();
+        let aside = World::pages(cmd, 16384).at;
+        let pieces: Vec<ReadPiece> = world
+            .pieces(first, sectors)
+            .iter()
+            .map(|piece| ReadPiece {
+                span: Span::new(aside + piece.span.at, piece.span.len),
+                crc: piece.crc,
+            })
+            .collect();
+        world.arena.copy_within(..16384, aside as usize);
+        world.frontend.move_read(cmd, &pieces);
+        // The second read still shows the old place, so its bytes must be there, and only its.
+        let other = pattern(16384, 9);
+        world.arena[..16384].copy_from_slice(&other);
+        let rest = world.output(io, usize::MAX);
+        let pdus = split_pdus(&[begun, rest].concat());
+        let data = |cid: u16| -> Vec<u8> {
+            let of = |pdu: &&Pdu| {
+                pdu.kind() == PduKind::C2hData && DataPdu::parse(&pdu.bytes).unwrap().cccid == cid
+            };
+            pdus.iter().filter(of).flat_map(|pdu| pdu.data().to_vec()).collect()
+        };
+        assert_eq!(data(1), bytes, "{step}");
+        assert_eq!(data(2), other, "{step}");
+        let released = |event: &&Event| matches!(event, Event::Released { .. });
+        assert_eq!(world.events.iter().filter(released).count(), 2, "FE-4");
+        // It is over: nothing moves any more.
+        world.frontend.move_read(cmd, &pieces);
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::{WRITES, do_read, do_write, write};
 use ibid_runtime::Shard;
-use ibid_sim::host::{Done, Op, Request};
+use ibid_sim::host::{Done, Op, QueueConfig, Request};
 use ibid_sim::load::{Load, LoadConfig};
 use ibid_sim::{SOURCE, World, WorldConfig};
 use ibid_units::Nanos;
@@ -163,43 +163,127 @@ fn pages_of_a_read_that_its_client_does_not_take_stay_as_they_are() {
     let reading = world.model.begin_read(0, 0, 2000);
     let request = Request { nsid: 1, slba: 0, blocks: 2000, lba_bytes: 512, op: Op::Read };
     world.queues[2].submit(9, request);
-    // Nobody looks at the host's end of that connection now.
+    // Nobody looks at the host's end of that connection now, and the log goes round, over what the read shows and over its pages.
     let slow = world.queues.pop().expect("the queue of the read");
-    let mut others = Vec::new();
-    for n in 0..30 {
-        let (number, request) = write(&mut world, 2000 + 64 * n, 1000);
-        others.push(number);
-        world.queues[1].submit(n, request);
-    }
-    let mut ended = 0;
     let began = world.now;
-    while world.now.since(began) < Nanos::from_millis(1_000) {
-        for (_, done) in world.step() {
-            assert!(done.status.is_success(), "{}", done.status);
-            world.model.end_write(others[done.tag as usize]);
-            ended += 1;
-        }
-    }
-    assert!((2..30).contains(&ended), "the log has gone as far as it can: {ended}");
+    let ended = go_round(&mut world, 1, |world, _| world.snapshot(SOURCE).cp.get() > 20);
+    assert!(ended.is_empty());
+    assert!(world.now.since(began) < Nanos::from_millis(20_000), "it was waited for the host");
+    do_write(&mut world, 0, 2000);
+    assert!(world.snapshot(SOURCE).copied[3] >= 48 << 10, "the read was copied aside, and counted");
     world.queues.push(slow);
     let mut read = None;
     for _ in 0..400_000 {
         for (queue, done) in world.step() {
             assert!(done.status.is_success(), "{}", done.status);
-            if queue == 2 {
-                world.model.end_read(&reading, &done.data);
-                read = Some(done);
-            } else {
-                world.model.end_write(others[done.tag as usize]);
-                ended += 1;
-            }
+            assert_eq!(queue, 2);
+            world.model.end_read(&reading, &done.data);
+            read = Some(done);
         }
-        if ended == 30 && read.is_some() {
+        if read.is_some() {
             break;
         }
     }
-    assert!(read.is_some() && ended == 30, "{}", world.tell());
+    assert!(read.is_some(), "{}", world.tell());
     world.stop();
+}
+
+/// R5: a host that takes nothing has its share of the memory for reads, and loses its connection in the end. Others read on.
+#[test]
+fn a_host_that_does_not_read_leaves_others_memory_to_read_with() {
+    let mut config = WorldConfig::calm(11);
+    config.read_blocks = 1024;
+    let mut world = World::new(config);
+    world.connect();
+    world.wait_connected();
+    do_write(&mut world, 0, 2000);
+    world.cp();
+    let other = world.connect_other();
+    world.queues[1].deaf_until = u64::MAX;
+    for n in 0..30 {
+        let request = Request { nsid: 1, slba: 0, blocks: 1600, lba_bytes: 512, op: Op::Read };
+        world.queues[1].submit(n, request);
+    }
+    world.pass(Nanos::from_millis(100));
+    let began = world.now;
+    let mut reads = 0;
+    while world.queues[1].is_ready() && world.now.since(began) < Nanos::from_millis(60_000) {
+        let reading = world.model.begin_read(0, 0, 1600);
+        let at = world.now;
+        let request = Request { nsid: 1, slba: 0, blocks: 1600, lba_bytes: 512, op: Op::Read };
+        let done = world.command(other, request);
+        assert!(done.status.is_success(), "{}", done.status);
+        assert!(world.now.since(at) < Nanos::from_millis(100), "it waited for the other host");
+        world.model.end_read(&reading, &done.data);
+        reads += 1;
+        world.pass(Nanos::from_millis(100));
+        if world.snapshot(SOURCE).target[1] < 5 {
+            break;
+        }
+    }
+    let took = world.now.since(began);
+    assert!(reads > 100, "{reads}");
+    assert!(took < Nanos::from_millis(35_000), "its connection stays");
+}
+
+/// R4: a host that asks for data to be asked for and never sends it does not keep others from writing.
+#[test]
+fn a_host_that_owes_data_leaves_others_memory_to_write_with() {
+    let mut config = WorldConfig::calm(12);
+    config.segments = 4;
+    config.aside_blocks = 2048;
+    let mut world = World::new(config);
+    world.connect();
+    world.wait_connected();
+    let other = world.connect_other();
+    let owing =
+        QueueConfig { qid: 4, withhold: 1000, withheld: u64::MAX / 2, ..world.config.queue };
+    let cntlid = world.queues[0].cntlid();
+    let at = world.open_other_queue(QueueConfig { cntlid, ..owing });
+    for n in 0..20 {
+        let (_, request) = write(&mut world, 0, 1200);
+        world.queues[at].submit(n, request);
+    }
+    world.pass(Nanos::from_millis(100));
+    for n in 0..50 {
+        let began = world.now;
+        let (number, request) = write(&mut world, 2000, 1000);
+        let done = world.command(other, request);
+        assert!(done.status.is_success(), "{}", done.status);
+        assert!(world.now.since(began) < Nanos::from_millis(500), "write {n} waited");
+        world.model.end_write(number);
+        world.pass(Nanos::from_millis(100));
+    }
+    do_read(&mut world, 2000, 1000);
+}
+
+/// Where even shares leave nothing, those who have owed their data for long are asked to send it again.
+#[test]
+fn a_host_that_owes_data_for_long_gives_its_memory_back_to_those_who_wait() {
+    let mut config = WorldConfig::calm(13);
+    config.segments = 4;
+    // Room for one of the longest writes.
+    config.aside_blocks = 514;
+    let mut world = World::new(config);
+    world.connect();
+    world.wait_connected();
+    let other = world.connect_other();
+    let owing =
+        QueueConfig { qid: 4, withhold: 1000, withheld: u64::MAX / 2, ..world.config.queue };
+    let cntlid = world.queues[0].cntlid();
+    let at = world.open_other_queue(QueueConfig { cntlid, ..owing });
+    let (_, request) = write(&mut world, 0, 2000);
+    world.queues[at].submit(0, request);
+    world.pass(Nanos::from_millis(100));
+    let began = world.now;
+    let (number, request) = write(&mut world, 2000, 1000);
+    let done = world.command(other, request);
+    assert!(done.status.is_success(), "{}", done.status);
+    let took = world.now.since(began);
+    assert!(took < Nanos::from_millis(2_500), "it waited for {took:?}");
+    assert!(took > Nanos::from_millis(1_500), "the other had its time: {took:?}");
+    world.model.end_write(number);
+    do_read(&mut world, 2000, 1000);
 }
 
 /// More large writes than there is memory to set aside: each is taken on when there is, and none fails.
