@@ -24,6 +24,9 @@ pub const SEND_PIECES_MAX: usize = 64;
 const EVENTS_MAX: usize = 64;
 /// Connections accepted in one poll, so that a storm of them doesn't hold up those that are there.
 pub const ACCEPTS_MAX: usize = 16;
+/// Connections that the kernel keeps until they are accepted. The standard library's 128 overflow in a storm while the shard is busy
+/// or off its core, and a host whose SYN is dropped then comes back after a second.
+const BACKLOG: i32 = 1024;
 /// How long sent bytes may stay unacknowledged, or wait for a window that stays closed, before the kernel gives a connection up: the
 /// other side is gone. As long as the target waits for a host that takes nothing.
 const USER_TIMEOUT_MS: u32 = 30_000;
@@ -76,6 +79,7 @@ impl TcpStreams {
             // The standard library sets SO_REUSEADDR, so a restart needn't wait for old connections' TIME_WAIT.
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
+            deepen(&listener)?;
             let tag = LISTENER | streams.listeners.len() as u64;
             streams.add(listener.as_raw_fd(), libc::EPOLLIN, tag)?;
             streams.listeners.push(listener);
@@ -287,6 +291,15 @@ impl Streams for TcpStreams {
                 break;
             }
         }
+    }
+}
+
+/// Gives a listener a longer queue: a second listen(2) does that.
+fn deepen(listener: &TcpListener) -> io::Result<()> {
+    // SAFETY: the descriptor is a socket that listens.
+    match unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

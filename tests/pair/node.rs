@@ -4,7 +4,7 @@ use crate::common::{WAIT, until};
 use crate::link::{Link, Veth};
 use crate::load::{Model, options};
 use crate::process::{self, Process};
-use ibid_client::Initiator;
+use ibid_client::{ConnectOptions, Initiator};
 use ibid_control::config::{
     Auth, Config, CpMode, Durability, Hosts, Idle, Link as LinkConfig, LinkDevice, Log, MemifRole,
     NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
@@ -116,8 +116,14 @@ impl Pair {
     }
 
     pub(crate) fn connect(&self) -> Initiator {
+        self.connect_as(&options(2, 32, true).host_nqn)
+    }
+
+    /// As the host of this name.
+    pub(crate) fn connect_as(&self, host: &str) -> Initiator {
         let (addr, nqn) = self.target();
-        Initiator::connect(addr, &nqn, &options(2, 32, true)).unwrap()
+        let options = ConnectOptions { host_nqn: host.to_owned(), ..options(2, 32, true) };
+        Initiator::connect(addr, &nqn, &options).unwrap()
     }
 
     /// Both volumes are equal, and hold what the model says.
