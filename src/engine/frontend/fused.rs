@@ -34,6 +34,10 @@ impl Frontend {
         if !is_pair {
             self.miss_second(c, first);
         }
+        if first != First::None {
+            // It is owed no longer.
+            self.set_data_deadline(c, false);
+        }
         if fuse != Fuse::Not && !self.fuses(c, sqe) {
             return Err(Status::INVALID_FIELD);
         }

@@ -1,7 +1,7 @@
 //! Compare, Verify, and pairs of Compare and Write: what belongs together, and what ends how if it doesn't (C27, C28).
 
 use super::*;
-use ibid_wire::nvme_tcp::psdt;
+use ibid_wire::nvme_tcp::{SetFeatures, feature, psdt};
 
 const PAGE: [u8; 4096] = [7; 4096];
 
@@ -252,18 +252,44 @@ fn the_two_commands_of_a_pair_are_on_one_queue() {
     assert!(matches!(world.events.last(), Some(Event::Write { fused: Some(_), .. })));
 }
 
+/// Time passes, of which no keep-alive timeout takes note.
+fn pass(world: &mut World, ms: u64) {
+    world.now = world.now.after(Nanos::from_millis(ms));
+    world.frontend.tick(world.now);
+    world.drain();
+}
+
+fn by_hand_for_long() -> (World, ConnId) {
+    let (mut world, io, admin) = by_hand(4096, 0);
+    let set = SetFeatures { fid: feature::KEEP_ALIVE, save: false, value: 600_000 };
+    assert_eq!(world.status(admin, &set.emit(7), &[]), Status::SUCCESS);
+    (world, io)
+}
+
 #[test]
-fn a_second_command_is_owed_like_data() {
-    let (mut world, io, _) = by_hand(4096, 0);
+fn a_second_command_is_owed_like_data_and_no_longer_than_that() {
+    let (mut world, io) = by_hand_for_long();
     world.send_inline(io, &first(compare(1, 3, 1, 4096, true)), &PAGE);
-    world.now = world.now.after(Nanos::from_millis(4000));
-    world.frontend.tick(world.now);
-    world.drain();
+    pass(&mut world, 29_000);
     assert!(!world.is_closing(io));
-    world.now = world.now.after(Nanos::from_millis(27_000));
-    world.frontend.tick(world.now);
-    world.drain();
+    pass(&mut world, 2_000);
     assert!(world.is_closing(io), "R4");
+    // Whatever comes next, the second one is not waited for any more: neither with its data there, nor where it waits for memory.
+    for inline in [true, false] {
+        for next in [Sqe::new(opcode::FLUSH, 2, 1), second(write(2, 3, 1, 4096, false))] {
+            let (mut world, io) = by_hand_for_long();
+            let sqe = first(compare(1, 3, 1, 4096, inline));
+            if inline {
+                world.send_inline(io, &sqe, &PAGE);
+            } else {
+                world.send(io, &sqe, &[]);
+            }
+            world.send(io, &next, &[]);
+            drop(world.pdus(io));
+            pass(&mut world, 31_000);
+            assert!(!world.is_closing(io), "{next:?}, inline: {inline}");
+        }
+    }
 }
 
 #[test]
