@@ -4,19 +4,20 @@
 # What is missing is installed with apt first (`make deps`); nothing else on the machine is touched.
 
 # libdpdk-dev brings DPDK's headers, libraries and drivers; clang and libclang are for the generated bindings;
-# iproute2 sets up the demo's network, e2fsprogs makes and checks its file system.
-PACKAGES = gcc libc6-dev libdpdk-dev pkg-config clang libclang-dev iproute2 e2fsprogs
+# iproute2 sets up the demo's network, e2fsprogs makes and checks its file system; g++ builds libFuzzer.
+PACKAGES = gcc g++ libc6-dev libdpdk-dev pkg-config clang libclang-dev iproute2 e2fsprogs
 CARGO   ?= cargo
 BENCH_ARGS ?=
 ROUNDS     ?= 300
 STORM      ?= 10000
 DEMO_ARGS  ?=
 SEEDS      ?= 1000
+MINUTES    ?= 5
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 IBID       = $(TARGET_DIR)/release/ibid
 
-.PHONY: help deps rust build demo test test-kill test-storm test-hosts bench clean
+.PHONY: help deps rust build demo test test-kill test-storm test-hosts fuzz bench clean
 .DEFAULT_GOAL = help
 
 help:
@@ -26,6 +27,7 @@ help:
 	@echo 'make test-kill   kill -9 of a pair under load, again and again               (ROUNDS=300)'
 	@echo 'make test-storm  connections that come and go while a host writes            (STORM=10000)'
 	@echo 'make test-hosts  a real Linux, emulated, and SPDK as clients; gets a kernel      (tests/hosts)'
+	@echo 'make fuzz    made-up hosts, so long for each target                        (MINUTES=5)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
 	@echo 'make deps    install the Debian packages that are missing'
 	@echo 'make clean   remove what was built'
@@ -69,6 +71,7 @@ test: deps
 	$(CARGO) xtask sim --seeds $(SEEDS)
 	$(CARGO) xtask mutants --quick --cap 100
 	$(CARGO) xtask sweep crash
+	$(CARGO) xtask fuzz --smoke
 
 # About three seconds a round; the seed is printed, and IBID_KILL_SEED takes it.
 test-kill: deps
@@ -86,6 +89,10 @@ test-hosts: build
 	IBID=$(IBID) tests/hosts/linux-guest.sh || status=1; \
 	IBID=$(IBID) tests/hosts/spdk.sh || status=1; \
 	exit $$status
+
+# Guided by coverage, see docs/fuzzing.md. What it finds worth keeping lies in target/fuzz/corpus and is where the next run begins.
+fuzz: deps
+	$(CARGO) xtask fuzz --seconds $$(($(MINUTES) * 60))
 
 # The stages first, so that the table of the whole pair stands last. BENCH_ARGS is for the pair: its --help lists what there is.
 bench: build

@@ -49,6 +49,8 @@ const PERMITTED: &[(&str, &[&str])] = &[
         "ibid-sim",
         &["ibid-units", "ibid-wire", "ibid-engine", "ibid-driver", "ibid-runtime", "crossbeam"],
     ),
+    // Hosts of every kind against the target of the engine; libFuzzer only where it is asked for.
+    ("ibid-fuzz", &["ibid-units", "ibid-wire", "ibid-chap", "ibid-engine", "libfuzzer-sys"]),
     ("ibid-xtask", &["ibid-sim", "clap", "mimalloc"]),
     // The appliance puts the crates together. It has no business in `dpdk-sys`.
     (

@@ -1,6 +1,7 @@
 //! Work on the project itself: `cargo xtask sim` runs the simulator, `cargo xtask soak` runs it for as long as it is given,
-//! `cargo xtask mutants` shows what it finds.
+//! `cargo xtask mutants` shows what it finds, `cargo xtask fuzz` makes up what hosts might send.
 
+mod fuzz;
 mod mutants;
 mod sweep;
 
@@ -44,6 +45,8 @@ enum Task {
     },
     /// Make mistakes in the code, one at a time: does the simulator find them?
     Mutants(mutants::Mutants),
+    /// Make up what hosts might send, guided by what code it reaches
+    Fuzz(fuzz::Fuzz),
     /// Run what is enumerated: crashes behind every effect, single faults, N-th failures
     #[command(subcommand)]
     Sweep(sweep::Sweep),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
                 Order { from, count: seeds, time: None, threads: cores(threads), keep_going };
             many(order)
         }
+        Task::Fuzz(order) => order.run(),
         Task::Mutants(order) => order.run(),
         Task::Sweep(order) => order.run(),
         Task::Soak { minutes, from, threads } => {

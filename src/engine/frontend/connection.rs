@@ -334,6 +334,16 @@ impl Connection {
         self.slots.len() - self.free.len()
     }
 
+    /// Whether this command identifier is in use.
+    pub(super) fn has_cid(&self, cid: u16) -> bool {
+        self.cids[usize::from(cid / 64)] & 1 << (cid % 64) != 0
+    }
+
+    /// Whether any is.
+    pub(super) fn has_cids(&self) -> bool {
+        self.cids.iter().any(|&word| word != 0)
+    }
+
     /// Whether as many commands are outstanding as the queue has entries.
     pub(super) fn is_full(&self) -> bool {
         self.outstanding() >= usize::from(self.entries)
@@ -342,7 +352,7 @@ impl Connection {
     /// Drops the asynchronous event request with this identifier, if one is held. A host that uses the identifier for another command
     /// has given the request up: SPDK does so without a word before it shuts a controller down.
     pub(super) fn drop_held(&mut self, cid: u16) {
-        if self.cids[usize::from(cid / 64)] & 1 << (cid % 64) == 0 {
+        if !self.has_cid(cid) {
             return;
         }
         let held = |slot: &Slot| slot.phase == Phase::Held && slot.cid == cid;

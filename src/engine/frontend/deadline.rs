@@ -168,7 +168,7 @@ impl Frontend {
 }
 
 impl Connection {
-    fn next_deadline(&self) -> Nanos {
+    pub(super) fn next_deadline(&self) -> Nanos {
         self.step_deadline.min(self.data_deadline).min(self.send_deadline)
     }
 }

@@ -16,6 +16,7 @@
 
 mod admin;
 mod admission;
+mod audit;
 mod auth;
 mod auth_commands;
 mod command;

@@ -128,6 +128,7 @@ impl Stage {
         self.items.clear();
     }
 
+    /// Whether nothing is staged.
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

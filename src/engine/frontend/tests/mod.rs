@@ -196,6 +196,7 @@ impl World {
                 }
             }
             if bytes.is_empty() {
+                self.frontend.audit();
                 return all;
             }
             bytes.truncate(step);
