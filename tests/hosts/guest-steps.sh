@@ -1,7 +1,7 @@
 #!/bin/sh
 # The guest's part of linux-guest.sh: its init, and every step as a function. Runs under busybox, alone in a machine that ends with it.
-# Takes ibid.round, ibid.port, ibid.nqn, ibid.lba and ibid.mib from the kernel's command line; writes `PASS name` or `FAIL name` per
-# step to the second serial port, `ASK word` where the other side has to do something, `DONE` at the end.
+# Takes ibid.round, ibid.port, ibid.nqn, ibid.lba, ibid.mib and what else a round needs from the kernel's command line; writes `PASS name` or `FAIL name` per
+# step to the second serial port, `DONE` at the end; `ASK word` where the other side has to do something, which says `done` on the third.
 
 export PATH=/bin
 arg() { sed -n "s/.*ibid\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
@@ -10,7 +10,11 @@ arg() { sed -n "s/.*ibid\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 HOST=127.0.0.1
 HOSTNQN=nqn.2014-08.org.nvmexpress:uuid:5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
 HOSTID=5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b01
+# Another name of the same machine: the one that has to authenticate. Linux wants another identifier with it.
+SECRET_HOSTNQN=nqn.2014-08.org.nvmexpress:uuid:5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b02
+SECRET_HOSTID=5f1d7a52-8d3f-4a86-9c0e-0c3c6f1e2b02
 SINK=/dev/ttyS1
+ANSWERS=/dev/ttyS2
 TRACE=/sys/kernel/tracing
 
 if [ $$ != 1 ]; then
@@ -28,7 +32,11 @@ fi
 for tool in blkdiscard cmp dd fstrim sha256sum; do eval "$tool() { /bin/$tool \"\$@\"; }"; done
 
 connect() {
-    nvme connect -t tcp -a $HOST -s "$PORT" -n "$NQN" -q $HOSTNQN -I $HOSTID "$@"
+    case " $* " in
+        *" -q "*) ;;
+        *) set -- -q $HOSTNQN -I $HOSTID "$@" ;;
+    esac
+    nvme connect -t tcp -a $HOST -s "$PORT" -n "$NQN" "$@" || return 1
     for _ in $(seq 100); do
         DEV=$(dev)
         [ -z "$DEV" ] || break
@@ -37,7 +45,19 @@ connect() {
     NAME=${DEV#/dev/}
     [ -b "$DEV" ]
 }
+# The other side does something; opened first, or the answer would be lost.
+ask() {
+    exec 3<>$ANSWERS
+    echo "ASK $1" >$SINK
+    read -r -t 60 answer <&3
+    exec 3<&-
+    [ "$answer" = 'done' ]
+}
 disconnect() {
+    case " $* " in
+        *" -q "*) ;;
+        *) set -- -q $HOSTNQN -I $HOSTID "$@" ;;
+    esac
     nvme disconnect -n "$NQN"
     for _ in $(seq 100); do
         [ -n "$(dev)" ] || [ -n "$(ctrl)" ] || return 0
@@ -277,13 +297,60 @@ do_files() {
 }
 do_last_disconnect() { disconnect; }
 
+# --- authentication: the kernel says in its log what was agreed on
+
+authenticate() {
+    dmesg -c >/dev/null
+    # Once more than the target's own pause after a failure.
+    connect -q $SECRET_HOSTNQN -I $SECRET_HOSTID "$@"
+    dmesg | grep -i 'qid' || true
+}
+agreed() { dmesg | grep -q "qid 0: selected DH group $1"; }
+agreed_without() { dmesg | grep -q 'qid 0: selected hash' && ! dmesg | grep -q 'qid 0: selected DH group'; }
+refused() {
+    if connect -q $SECRET_HOSTNQN -I $SECRET_HOSTID "$@" >/tmp/said 2>&1; then echo 'connected'; return 1; fi
+    cat /tmp/said
+    [ -z "$(dev)" ]
+}
+do_auth() {
+    authenticate -S "$(arg secret)" --nr-io-queues=1
+    agreed ffdhe3072
+    verified 4k-64k 4
+    disconnect
+}
+do_auth_wrong_secret() { refused -S "$(arg wrong_secret)" --nr-io-queues=1; }
+do_auth_no_secret() { refused --nr-io-queues=1; }
+# Here it is the host that refuses.
+do_auth_wrong_controller() { refused -S "$(arg secret)" -C "$(arg wrong_secret)" --nr-io-queues=1; }
+do_auth_2048_mutual() {
+    ask group_ffdhe2048
+    authenticate -S "$(arg secret)" -C "$(arg controller_secret)" --nr-io-queues=2 --hdr-digest --data-digest
+    agreed ffdhe2048
+    verified 4k-64k 4
+    disconnect
+}
+do_auth_no_group_mutual() {
+    ask group_null
+    authenticate -S "$(arg secret)" -C "$(arg controller_secret)" --nr-io-queues=2
+    agreed_without
+    verified 4k-64k 4
+    disconnect
+}
+# The others are not asked for anything.
+do_auth_others() {
+    connect --nr-io-queues=1
+    verified 4k-64k 4
+    disconnect
+}
+
 # Random writes and their verification, slow enough for what happens meanwhile; nobody but the kernel's own reconnecting helps.
 under_load() {
     lines=$(dmesg | wc -l)
     verified 4k-64k 36 --rate=3m --numjobs=2 --offset_increment=64m --group_reporting &
     load=$!
     sleep 4
-    echo "ASK $1" >$SINK
+    ask "$1"
+    kill -0 $load
     wait $load
     [ "$(cat "$(ctrl)/state")" = live ]
     dmesg | tail -n +$((lines + 1)) >/tmp/dmesg
@@ -291,7 +358,7 @@ under_load() {
     if grep -iE 'I/O error|removing|Call Trace|BUG:' /tmp/dmesg; then return 1; fi
 }
 do_connect_to_be_killed() {
-    connect --nr-io-queues=2 --keep-alive-tmo=4 --reconnect-delay=1 --ctrl-loss-tmo=60
+    authenticate -S "$(arg secret)" -C "$(arg controller_secret)" --nr-io-queues=2 --keep-alive-tmo=4 --reconnect-delay=1 --ctrl-loss-tmo=60
     queues 2
 }
 do_source_killed() {
@@ -308,7 +375,8 @@ do_kernel_log() {
 STEPS='discover connect_1_queue list id_ctrl id_ns logs fio_lba fio_4k fio_64k fio_1m refusals passthrough compare verify flush discard dsm_ranges
     write_zeroes discard_all keep_alive reset disconnect digests_1_queue header_digest data_digest connect_4_queues digests_4_queues
     mkfs files last_disconnect kernel_log'
-STEPS_KILLED='connect_to_be_killed source_killed destination_killed mkfs files last_disconnect'
+STEPS_NODES='auth auth_wrong_secret auth_no_secret auth_wrong_controller auth_2048_mutual auth_no_group_mutual auth_others
+    connect_to_be_killed source_killed destination_killed mkfs files last_disconnect'
 
 # --- init ----------------------------------------------------------------------------------------------------------------------------
 
@@ -319,6 +387,8 @@ if [ $$ = 1 ]; then
     mount -t devtmpfs dev /dev
     mount -t tmpfs tmp /tmp
     mount -t tracefs trace $TRACE
+    mount -t debugfs debug /sys/kernel/debug
+    echo 'file drivers/nvme/host/auth.c +p' >/sys/kernel/debug/dynamic_debug/control
     for module in /modules/*; do insmod "$module"; done
     # No loopback here: 127.0.0.1 is reached over the network, whose other end takes it for its own.
     ip link set eth0 up
@@ -327,7 +397,7 @@ if [ $$ = 1 ]; then
     ip route add 127.0.0.0/8 via 10.0.2.2 src 10.0.2.15
     # A new shell per step: only there does `-e` end a function at its first failure.
     case $(arg round) in
-        killed) steps=$STEPS_KILLED ;;
+        nodes) steps=$STEPS_NODES ;;
         *) steps=$STEPS ;;
     esac
     for step in $steps; do

@@ -8,6 +8,7 @@ readonly size_mib=256 ready_seconds=40 stop_seconds=60
 readonly pair_uuid=5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a01 volume_uuid=5a1c6a0e-7c5a-4f0e-9d51-3b1d0c1f7a02
 # Who the hosts say they are; see guest-steps.sh.
 hostnqn=$(sed -n 's/^HOSTNQN=//p' "$root/tests/hosts/guest-steps.sh")
+secret_hostnqn=$(sed -n 's/^SECRET_HOSTNQN=//p' "$root/tests/hosts/guest-steps.sh")
 export PATH=$PATH:/usr/sbin:/sbin
 
 failures=0
@@ -115,7 +116,27 @@ size = "${size_mib}MiB"
 lba = 4096
 uuid = "$volume_uuid"
 END
-    [[ -z $listen ]] || printf '[target]\nlisten = "%s"\nhosts = ["%s"]\n' "$listen" "$hostnqn" >>"$own/node.toml"
+    [[ -n $listen ]] || return 0
+    cat >>"$own/node.toml" <<END
+[target]
+listen = "$listen"
+hosts = ["$hostnqn", "$secret_hostnqn"]
+[auth]
+groups = ["ffdhe3072"]
+[[host]]
+nqn = "$secret_hostnqn"
+secret = "$work/nodes/secret"
+controller_secret = "$work/nodes/controller_secret"
+END
+}
+# A secret of 32 bytes as `nvme gen-dhchap-key` makes one: for SHA-256, with its CRC-32 behind it, least significant byte first.
+new_secret() {
+    local bytes=$work/secret-bytes
+    head -c 32 /dev/urandom >"$bytes"
+    # The trailer of gzip is CRC-32 and length.
+    gzip -c "$bytes" | tail -c 8 | head -c 4 >>"$bytes"
+    echo "DHHC-1:01:$(base64 -w 0 "$bytes"):"
+    rm -f "$bytes"
 }
 start_source() {
     "$ibid" run --config "$work/nodes/source/node.toml" >>"$work/nodes/source/out" 2>&1 &
@@ -126,6 +147,20 @@ start_destination() {
     [[ -z $space ]] || inside=(ip netns exec "$space")
     "${inside[@]}" "$ibid" run --config "$work/nodes/destination/node.toml" >>"$work/nodes/destination/out" 2>&1 &
     destination_pid=$!
+}
+# Kills a node and starts it two seconds later; again where it ends, as a service manager does: a flush that was on its way when it
+# was killed keeps its files locked until the disk has answered, and on a busy one that is longer than a start waits.
+kill_and_restart() {
+    local pid=$1_pid tries
+    kill -KILL "${!pid}"
+    wait "${!pid}" 2>/dev/null || true
+    sleep 2
+    for tries in 1 2 3 4 5; do
+        "start_$1"
+        until_true 3 gone "${!pid}" || return 0
+        echo "the $1 ended at start $tries: $(tail -n 1 "$work/nodes/$1/out")"
+    done
+    return 1
 }
 # Whether the source says that both nodes hold everything.
 is_in_sync() {
@@ -153,6 +188,8 @@ memif_role = \"client\"" "device = \"memif\"
 socket = \"$work/nodes/memif.sock\"
 memif_role = \"server\"")
     fi
+    mkdir -p "$work/nodes"
+    (umask 077 && new_secret >"$work/nodes/secret" && new_secret >"$work/nodes/controller_secret")
     configure source 127.0.0.1:0 "${links[0]}"
     configure destination '' "${links[1]}"
     start_destination

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A real Linux as the host: boots a Debian kernel in QEMU and lets its NVMe/TCP initiator use ibid through the steps of
-# tests/hosts/guest-steps.sh. Rounds: `512` and `4096` against `ibid demo --serve`, one per logical block size; `killed` against two
-# `ibid run` that are killed and started again under its load. After each, both nodes stop, and the mirror must be identical.
+# tests/hosts/guest-steps.sh. Rounds: `512` and `4096` against `ibid demo --serve`, one per logical block size; `nodes` against two
+# `ibid run`, to which it authenticates, and that are killed and started again under its load. After each, both nodes stop, and the mirror must be identical.
 #
 # Takes: IBID         the binary                      [target/release/ibid]
 #        IBID_CACHE   where the kernel is kept        [/var/cache/ibid-hosts]
 #        IBID_LINK    memif or af_packet              [memif in the round 4096, af_packet in the others where root]
-#        IBID_ROUNDS  which rounds                    [512 4096 killed]
+#        IBID_ROUNDS  which rounds                    [512 4096 nodes]
 #        IBID_GUEST_SECONDS  a guest's longest time   [170]
 # Gives: a line `PASS`, `FAIL` or `SKIPPED:` per step; exit status 1 if anything failed. What is missing is installed with apt (root).
 #
@@ -135,23 +135,30 @@ fi
 # --- a guest -----------------------------------------------------------------------------------------------------------------------
 
 # Boots a guest, shows what it says and counts it: name of the round, more of the kernel's command line. A line `ASK word` calls the
-# function of this script that has that word in its name.
+# function of this script that has that word in its name, and is answered.
 guest() {
     local round=$1 status=0 asked=0 word results=$work/results console=$work/console
     shift
     : >"$results"
+    rm -f "$work"/answers.*
+    mkfifo "$work/answers.in" "$work/answers.out"
     timeout --kill-after=5 "$guest_seconds" qemu-system-x86_64 -machine q35 "${accelerator[@]}" -smp 2 -m 1024 -nodefaults -display none \
-        -no-reboot -nic user,model=virtio-net-pci -serial "file:$console" -serial "file:$results" \
+        -no-reboot -nic user,model=virtio-net-pci -serial "file:$console" -serial "file:$results" -serial "pipe:$work/answers" \
         -kernel "$image" -initrd "$work/initramfs" \
         -append "console=ttyS0 panic=-1 quiet mitigations=off ibid.round=$round $*" >"$work/qemu.out" 2>&1 &
     host_pid=$!
     # Shown as they come, and counted at the end.
     tail -n +1 -f --pid="$host_pid" "$results" | sed -u "s/\r$//; /^DONE/d; /^ASK/d; /^ /!s/ / $round: /" &
     while ! gone "$host_pid"; do
-        word=$(sed -n 's/^ASK \([a-z_]*\)\r*$/\1/p' "$results" | sed -n "$((asked + 1))p")
+        word=$(sed -n 's/^ASK \([a-z0-9_]*\)\r*$/\1/p' "$results" | sed -n "$((asked + 1))p")
         if [[ -n $word ]]; then
             asked=$((asked + 1))
-            "asked_to_$word" || fail "$round: $word, on this side"
+            if "asked_to_$word"; then
+                echo 'done' >"$work/answers.in"
+            else
+                fail "$round: $word, on this side"
+                echo 'failed' >"$work/answers.in"
+            fi
         fi
         sleep 0.2
     done
@@ -191,36 +198,37 @@ round_of_demo() {
 }
 
 # Asked for by the guest. Linux must notice before the node is back.
-readonly away_seconds=2
-asked_to_kill_source() {
-    kill -KILL "$source_pid"
-    wait "$source_pid" 2>/dev/null || true
-    sleep "$away_seconds"
-    start_source
-}
-asked_to_kill_destination() {
-    kill -KILL "$destination_pid"
-    wait "$destination_pid" 2>/dev/null || true
-    sleep "$away_seconds"
-    start_destination
-}
+asked_to_kill_source() { kill_and_restart source; }
+asked_to_kill_destination() { kill_and_restart destination; }
 
-round_of_kills() {
+# Another group is all that its configuration allows from now on.
+restart_source_with() {
+    kill -TERM "$source_pid"
+    end_of "$source_pid" || return 1
+    sed -i "s/^groups = .*/groups = [\"$1\"]/" "$work/nodes/source/node.toml"
+    start_source
+    until_true "$ready_seconds" is_in_sync
+}
+asked_to_group_ffdhe2048() { restart_source_with ffdhe2048; }
+asked_to_group_null() { restart_source_with null; }
+
+round_of_nodes() {
     echo "--- Linux ${version}, two nodes that are killed under load, link $1"
-    start_nodes killed "$1" || return 0
-    guest killed "ibid.port=$port ibid.nqn=$nqn ibid.lba=4096 ibid.mib=$size_mib"
-    stop_nodes killed
-    check_mirror killed "$work/nodes/destination/volume.img"
+    start_nodes nodes "$1" || return 0
+    guest nodes "ibid.port=$port ibid.nqn=$nqn ibid.lba=4096 ibid.mib=$size_mib" "ibid.secret=$(<"$work/nodes/secret")" \
+        "ibid.controller_secret=$(<"$work/nodes/controller_secret")" "ibid.wrong_secret=$(new_secret)"
+    stop_nodes nodes
+    check_mirror nodes "$work/nodes/destination/volume.img"
 }
 
 cable=memif
 [[ $(id -u) != 0 ]] || cable=af_packet
-for round in ${IBID_ROUNDS:-512 4096 killed}; do
+for round in ${IBID_ROUNDS:-512 4096 nodes}; do
     case $round in
         512) round_of_demo 512 "${IBID_LINK:-$cable}" ;;
         4096) round_of_demo 4096 "${IBID_LINK:-memif}" ;;
-        killed) round_of_kills "${IBID_LINK:-$cable}" ;;
-        *) fail "$round is no round: 512, 4096, killed" ;;
+        nodes) round_of_nodes "${IBID_LINK:-$cable}" ;;
+        *) fail "$round is no round: 512, 4096, nodes" ;;
     esac
 done
 echo "Linux guest: $passes passed, $failures failed, $SECONDS s"

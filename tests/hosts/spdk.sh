@@ -69,20 +69,41 @@ check() { true; }
 address() { echo "trtype:tcp adrfam:ipv4 traddr:127.0.0.1 trsvcid:$port subnqn:$nqn hostnqn:$hostnqn"; }
 
 # The configuration of a program that works on block devices, with pools that fit into `bdev_mib`: more parameters of the attachment, each
-# behind a comma; methods before it, each with a comma behind.
+# behind a comma; methods before it, each with a comma behind. The keys `host` and `controller` are the secrets of the host that has one.
 attach() {
     cat >"$work/bdev.json" <<END
 {"subsystems": [
   {"subsystem": "iobuf", "config": [
     {"method": "iobuf_set_options", "params": {"small_pool_count": 1024, "large_pool_count": 128}}]},
-  {"subsystem": "keyring", "config": [${3:-}]},
+  {"subsystem": "keyring", "config": [$keys]},
   {"subsystem": "bdev", "config": [
     {"method": "bdev_set_options", "params": {"bdev_io_pool_size": 4096, "bdev_io_cache_size": 64,
       "iobuf_small_cache_size": 16, "iobuf_large_cache_size": 8}},
     ${2:-}
     {"method": "bdev_nvme_attach_controller", "params": {"name": "Ibid", "trtype": "tcp", "adrfam": "ipv4", "traddr": "127.0.0.1",
-      "trsvcid": "$port", "subnqn": "$nqn", "hostnqn": "$hostnqn"${1:-}}}]}]}
+      "trsvcid": "$port", "subnqn": "$nqn", "hostnqn": "$who"${1:-}}}]}]}
 END
+}
+
+who=$hostnqn keys=''
+# From here on as the host with the secret.
+authenticate() {
+    who=$secret_hostnqn
+    keys="{\"method\": \"keyring_file_add_key\", \"params\": {\"name\": \"host\", \"path\": \"$work/nodes/secret\"}},
+      {\"method\": \"keyring_file_add_key\", \"params\": {\"name\": \"controller\", \"path\": \"$work/nodes/controller_secret\"}},
+      {\"method\": \"keyring_file_add_key\", \"params\": {\"name\": \"wrong\", \"path\": \"$work/wrong_secret\"}}"
+    (umask 077 && new_secret >"$work/wrong_secret")
+}
+# A connection that has to fail with this in its log: name of the step, pattern, parameters of the attachment.
+refused() {
+    local path status=0
+    path=$(program bdevperf) || return 0
+    attach "$3"
+    timeout --kill-after=5 "$step_seconds" "$path" --no-huge -s "$bdev_mib" --json "$work/bdev.json" -w verify -o 4096 -q 1 -t 1 \
+        >"$work/out" 2>&1 || status=$?
+    check() { [[ $status != 0 ]] && grep -qE "$pattern" "$1"; }
+    local pattern=$2
+    verdict "$1" 0
 }
 
 # Some I/O was done and none failed: the columns IOPS, MiB/s, Fail/s, TO/s of bdevperf's last table.
@@ -162,10 +183,7 @@ source_killed() {
         >"$work/out" 2>&1 &
     host_pid=$!
     sleep 4
-    kill -KILL "$source_pid"
-    wait "$source_pid" 2>/dev/null || true
-    sleep 2
-    start_source
+    kill_and_restart source || true
     wait "$host_pid" || status=$?
     host_pid=''
     check() { check_bdevperf "$1" && grep -q 'Resetting controller successful' "$1"; }
@@ -192,6 +210,14 @@ round_of_4096() {
     bdevperf "4096: bdevperf write_zeroes" write_zeroes 65536 16
     bdevio "4096: bdevio"
     source_killed
+    authenticate
+    attach ', "dhchap_key": "host"'
+    bdevperf "4096: DH-HMAC-CHAP, the host" verify 4096 16
+    attach ', "dhchap_key": "host", "dhchap_ctrlr_key": "controller", "hdgst": true, "ddgst": true'
+    bdevperf "4096: DH-HMAC-CHAP, both, both digests" verify 65536 16
+    refused "4096: DH-HMAC-CHAP, wrong secret" 'AUTHENTICATING' ', "dhchap_key": "wrong"'
+    refused "4096: DH-HMAC-CHAP, no secret" 'sct 1, sc 145|[Aa]uth' ''
+    refused "4096: DH-HMAC-CHAP, wrong secret of the controller" 'controller challenge mismatch' ', "dhchap_key": "host", "dhchap_ctrlr_key": "wrong"'
     stop_nodes 4096
 }
 
