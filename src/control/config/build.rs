@@ -183,6 +183,15 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
     let io_queues = reader.number("io_queues", 1, 64);
     let connections_per_address = reader.number("connections_per_address", 2, 128);
     let connections_per_host = reader.number("connections_per_host", 2, 128);
+    if let (Some(queues), Some(address), Some(host)) =
+        (io_queues, connections_per_address, connections_per_host)
+        && queues + 1 > address.min(host)
+    {
+        reader.refuse(
+            "io_queues",
+            "must be below target.connections_per_host and target.connections_per_address: a host that takes all queues it is granted, and its admin queue, would be turned away",
+        );
+    }
     let (listen, allow_wildcard) = (listen?, allow_wildcard?);
     if listen.ip().is_unspecified() && !allow_wildcard {
         reader.refuse(

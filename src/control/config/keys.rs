@@ -283,7 +283,12 @@ pub(super) const TARGET: Section = Section {
             Means("128"),
             "Entries a client may ask for in a queue. Each takes 2 KiB for each of the 128 connections there may be, all of it at the start: 32 MiB with 128 entries, 256 MiB with 1024.",
         ),
-        key("io_queues", "a number from 1 to 64", Means("8"), "I/O queues a client may have."),
+        key(
+            "io_queues",
+            "a number from 1 to 64",
+            Means("8"),
+            "I/O queues a client may have; with its admin queue no more than `connections_per_host` and `connections_per_address` allow.",
+        ),
         key(
             "connections_per_address",
             "a number from 2 to 128",

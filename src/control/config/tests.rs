@@ -196,6 +196,16 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         ),
         (
             "hosts = \"any\"",
+            "hosts = \"any\"\nio_queues = 64",
+            "target.io_queues = 64: must be below target.connections_per_host and target.connections_per_address",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nconnections_per_address = 8",
+            "target.io_queues = 8: must be below",
+        ),
+        (
+            "hosts = \"any\"",
             "hosts = \"any\"\nconnections_per_address = 1",
             "target.connections_per_address = 1: must be a number from 2 to 128",
         ),
