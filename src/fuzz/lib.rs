@@ -2,6 +2,7 @@
 //! A script is a sequence of bytes, so that libFuzzer can make up others (`cargo xtask fuzz`); each that is worth keeping lies in
 //! `corpus/` and is run by an ordinary test. See docs/fuzzing.md.
 
+pub mod auth;
 pub mod fabrics;
 pub mod host;
 pub mod input;
@@ -20,6 +21,7 @@ pub const TARGETS: &[(&str, Script)] = &[
     ("pdu_stream", pdu_stream::script),
     ("fabrics", fabrics::script),
     ("log_pages", log_pages::script),
+    ("auth", auth::script),
 ];
 
 /// Runs a script and looks whether memory is left over.

@@ -14,6 +14,7 @@ pub fn seeds(target: &str) -> Vec<Seed> {
         "pdu_stream" => pdu_stream(),
         "fabrics" => fabrics(),
         "log_pages" => log_pages(),
+        "auth" => auth(),
         other => panic!("there is no target {other}"),
     }
 }
@@ -321,6 +322,122 @@ fn log_pages() -> Vec<Seed> {
                     &identify(7, 0, 0),
                     &identify(8, 0, 1),
                     &identify(0x1c, 0, 0),
+                ],
+            ),
+        ),
+    ]
+}
+
+/// The admin connection of a host that must authenticate.
+const fn enter(place: u8) -> [u8; 4] {
+    [0, place, 0, 0]
+}
+
+/// Hash functions and groups to offer, as `what` says: 0 all, 4 a group, 1 the longest hash.
+const fn negotiate(place: u8, what: u8) -> [u8; 8] {
+    [2, place, what, 7, 0, 0, 0, 0]
+}
+
+/// A Reply, wrong in one of many ways or right (0), and whether it asks for an answer.
+const fn reply(place: u8, how: u8, mutual: bool) -> [u8; 6] {
+    [4, place, how, mutual as u8, 0, 0]
+}
+
+const fn fetch(place: u8) -> [u8; 3] {
+    [6, place, 0]
+}
+
+const fn probe(place: u8, which: u8) -> [u8; 3] {
+    [12, place, which]
+}
+
+fn auth() -> Vec<Seed> {
+    let script = |flags: u8, steps: &[&[u8]]| [&[flags], steps.concat().as_slice()].concat();
+    let talk = |what: u8| [&enter(0)[..], &negotiate(0, what), &fetch(0)].concat();
+    let success2 = [8, 0, 0, 0];
+    let soon = [13, 0, 3];
+    let told = [[0x4e, 0, 0, 0], [14, 0, 0, 0]].concat();
+    vec![
+        (
+            "seed-once",
+            script(0, &[&talk(0), &reply(0, 0, false), &fetch(0), &probe(0, 0), &probe(0, 1)]),
+        ),
+        (
+            "seed-mutual",
+            script(
+                2,
+                &[
+                    &talk(1),
+                    &probe(0, 2),
+                    &reply(0, 0, true),
+                    &fetch(0),
+                    &probe(0, 0),
+                    &success2,
+                    &probe(0, 0),
+                ],
+            ),
+        ),
+        (
+            "seed-group",
+            script(0, &[&talk(4), &reply(0, 0, true), &fetch(0), &success2, &probe(0, 3)]),
+        ),
+        ("seed-wrong", script(2, &[&talk(0), &reply(0, 2, false), &fetch(0), &soon])),
+        ("seed-reflected", script(0, &[&talk(0), &reply(0, 5, true), &soon, &fetch(0)])),
+        ("seed-other", script(0, &[&talk(0), &reply(0, 1, false), &soon, &fetch(0)])),
+        ("seed-order", script(2, &[&enter(0), &fetch(0), &negotiate(0, 0), &soon])),
+        (
+            "seed-no-room",
+            script(0, &[&enter(0), &negotiate(0, 0), &[6, 0, 6], &fetch(0), &reply(0, 6, false)]),
+        ),
+        ("seed-nothing", script(0, &[&enter(0), &[2, 0, 8 | 4, 7, 0, 0, 0, 0], &soon, &fetch(0)])),
+        ("seed-give-up", script(0, &[&talk(0), &reply(0, 0, true), &fetch(0), &[9, 0, 1, 0, 0]])),
+        (
+            "seed-replay",
+            script(
+                0,
+                &[
+                    &talk(0),
+                    &enter(1),
+                    &negotiate(1, 0),
+                    &fetch(1),
+                    &reply(0, 0, false),
+                    &[11, 1, 0, 0],
+                    &fetch(0),
+                    &fetch(1),
+                    &soon,
+                ],
+            ),
+        ),
+        (
+            "seed-late",
+            script(
+                1,
+                &[
+                    &enter(0),
+                    &negotiate(0, 0),
+                    &fetch(0),
+                    &told,
+                    &reply(0, 0, false),
+                    &fetch(0),
+                    &probe(0, 0),
+                ],
+            ),
+        ),
+        (
+            "seed-io-queue",
+            script(
+                0,
+                &[
+                    &talk(0),
+                    &reply(0, 0, false),
+                    &fetch(0),
+                    &probe(0, 0),
+                    &[0, 1, 1, 3],
+                    &negotiate(1, 0),
+                    &fetch(1),
+                    &reply(1, 0, false),
+                    &fetch(1),
+                    &probe(1, 4),
                 ],
             ),
         ),

@@ -452,9 +452,14 @@ pub const fn connect(qid: u16, kato_ms: u32) -> Connect {
 
 /// Good Connect data of the first host.
 pub fn connect_data(cntlid: u16) -> Vec<u8> {
+    connect_data_of(0, cntlid)
+}
+
+/// Good Connect data of any of the hosts.
+pub fn connect_data_of(host: usize, cntlid: u16) -> Vec<u8> {
     let name = |nqn: &str| put_nqn(nqn).expect("the names in this file are names");
     let mut bytes = vec![0; ConnectData::BYTES];
-    ConnectData { hostid: [9; 16], cntlid, subnqn: name(NQN), hostnqn: name(HOSTS[0]) }
+    ConnectData { hostid: [9; 16], cntlid, subnqn: name(NQN), hostnqn: name(HOSTS[host]) }
         .emit(&mut bytes);
     bytes
 }
