@@ -218,8 +218,8 @@ pub(crate) enum Order {
 Without --serve: writes a file system through NVMe/TCP, overwrites parts of it in rounds, compares both volumes, checks the mirror
 and prints what the link carried with references and with full blocks. Exit status 0: all equal.
 
-With --serve: prints `ready nqn=… traddr=… trsvcid=… nsid=1`, serves any NVMe/TCP client until SIGINT or SIGTERM, then takes a
-consistency point, compares both volumes, prints `mirror identical: yes` or `no`, and exits 0 or 1.")]
+With --serve: prints `ready nqn=… traddr=… trsvcid=… nsid=1` and the two commands that connect a Linux host to both nodes (the
+destination listens on the next port), serves any NVMe/TCP client until SIGINT or SIGTERM, then takes a consistency point, compares both volumes, prints `mirror identical: yes` or `no`, and exits 0 or 1.")]
 pub(crate) struct Demo {
     /// Serve other clients instead of running the demonstration's own load
     #[arg(long)]

@@ -19,7 +19,9 @@ use ibid_driver::{
     ACCEPTS_MAX, Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize,
     TcpStreams, UringDisk,
 };
-use ibid_engine::frontend::{AuthConfig, Limits, NamespaceConfig, TargetConfig};
+use ibid_engine::frontend::{
+    AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
+};
 use ibid_runtime::{
     COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerLoss,
     PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
@@ -54,6 +56,8 @@ const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
 const CONNECTIONS_MAX: u16 = 128;
 const CONTROLLERS_MAX: u16 = 16;
+/// Controller identifiers of the two nodes, which hosts see under one name: each has its half.
+const CONTROLLER_IDS: [(u16, u16); 2] = [(1, 0x7FEF), (0x7FF0, 0xFFEF)];
 /// Longest read or write.
 const TRANSFER_BYTES_MAX: u32 = 1 << 20;
 /// Data that a write may carry in its capsule.
@@ -112,9 +116,9 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     };
     let role = config.node.role;
     // Whatever can be refused is, before there is a port: a peer that is heard over shared memory suffers from one that goes at once.
-    let streams = match role {
-        config::Role::Source => Some(listen(&config, &parts)?),
-        config::Role::Destination => None,
+    let streams = match &config.target {
+        Some(target) => Some(listen(target, role, &parts)?),
+        None => None,
     };
     let listen = streams.as_ref().map(first_address).transpose()?;
     // DPDK takes its pages when the port is opened: until then nobody else may have them.
@@ -139,12 +143,13 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     if let Some(reserve) = &mut reserve {
         reserve.taken();
     }
-    let stop = match streams {
-        Some(streams) => {
-            let worker = match target_auth.hosts.len() {
-                0 => None,
-                _ => Some(auth::Worker::start(CONNECTIONS_MAX.into())?),
-            };
+    let worker = match (&streams, target_auth.hosts.len()) {
+        (None, _) | (_, 0) => None,
+        (Some(_), _) => Some(auth::Worker::start(CONNECTIONS_MAX.into())?),
+    };
+    let stop = match role {
+        config::Role::Source => {
+            let Some(streams) = streams else { bail!("a source has a [target]") };
             let mut source = make_source(&config, parts, target_auth, (port, streams))?;
             if let Some(worker) = &worker {
                 source.authenticate_in(worker.room());
@@ -152,10 +157,22 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
             info!(node = %config.node.name, listen = %first_address(source.streams())?, control = %config.node.control.display(), "source is up");
             run_shard(&config, &eal, source, (mode, commands, started))?
         }
-        None => {
+        config::Role::Destination => {
+            let target = match streams {
+                Some(streams) => {
+                    Some((target_config(&config, &parts, target_auth, &streams)?, streams))
+                }
+                None => None,
+            };
             let Parts { layout, arena, node, found } = parts;
-            let destination = Destination::new(node, layout, arena, found.recovered, port);
-            info!(node = %config.node.name, control = %config.node.control.display(), "destination is up");
+            let mut destination =
+                Destination::new(node, layout, arena, found.recovered, port, target);
+            if let Some(worker) = &worker {
+                destination.authenticate_in(worker.room());
+            }
+            let listen = destination.streams().map(first_address).transpose()?;
+            let listen = listen.map_or("none".to_owned(), |listen| listen.to_string());
+            info!(node = %config.node.name, %listen, control = %config.node.control.display(), "destination is up");
             run_shard(&config, &eal, destination, (mode, commands, started))?
         }
     };
@@ -394,28 +411,37 @@ fn link_config(config: &Config) -> LinkConfig {
 
 type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
 
-/// The target's listener. Its disk wakes it too.
-fn listen(config: &Config, parts: &Parts) -> anyhow::Result<TcpStreams> {
-    let Some(target) = &config.target else { bail!("a source has a [target]") };
+/// The target's listener. A source's disk wakes it too.
+fn listen(
+    target: &config::Target,
+    role: config::Role,
+    parts: &Parts,
+) -> anyhow::Result<TcpStreams> {
     // A newcomer is accepted before the connection that it replaces is closed.
     let connections_max = CONNECTIONS_MAX + ACCEPTS_MAX as u16;
     let mut streams = TcpStreams::listen(target.listen, parts.arena.clone(), connections_max)
         .with_context(|| format!("target.listen = {}", target.listen))?;
-    if let Some(descriptor) = parts.found.recovered.disk.descriptor() {
+    if let Some(descriptor) = parts.found.recovered.disk.descriptor()
+        && role == config::Role::Source
+    {
         streams.watch(descriptor).context("epoll")?;
     }
     Ok(streams)
 }
 
-fn make_source(
+/// The target, as both nodes of the pair show it: one subsystem, by names that are the same on both, over ports and controllers that are
+/// not.
+fn target_config(
     config: &Config,
-    parts: Parts,
+    parts: &Parts,
     auth: AuthConfig,
-    (port, streams): (LinkPort<MonotonicClock>, TcpStreams),
-) -> anyhow::Result<NodeSource> {
-    let Parts { layout, arena, node, found } = parts;
-    let Some(target) = &config.target else { bail!("a source has a [target]") };
-    let listen = first_address(&streams)?;
+    streams: &TcpStreams,
+) -> anyhow::Result<TargetConfig> {
+    let Some(target) = &config.target else { bail!("a node that listens has a [target]") };
+    let node = &parts.node;
+    let listen = first_address(streams)?;
+    let (controller_ids, port_id) =
+        if config.link.is_first() { (CONTROLLER_IDS[0], 1) } else { (CONTROLLER_IDS[1], 2) };
     let namespaces = config
         .volumes
         .iter()
@@ -429,12 +455,18 @@ fn make_source(
             nguid: volume.uuid.bytes(),
         })
         .collect();
-    let target_config = TargetConfig {
+    let access = match config.node.role {
+        config::Role::Source => AnaState::Optimized,
+        config::Role::Destination => AnaState::Inaccessible,
+    };
+    let referral = |at: &SocketAddr| Referral { traddr: at.ip().to_string(), trsvcid: at.port() };
+    Ok(TargetConfig {
         nqn: target.nqn.clone(),
         serial: target.serial.clone(),
         model: "ibid".into(),
         firmware: env!("CARGO_PKG_VERSION").into(),
         namespaces,
+        access,
         limits: Limits {
             connections_max: CONNECTIONS_MAX,
             connections_per_address: target.connections_per_address,
@@ -452,8 +484,20 @@ fn make_source(
         auth,
         traddr: listen.ip().to_string(),
         trsvcid: listen.port(),
-        controller_ids: (1, 0x7FEF),
-    };
+        port_id,
+        referrals: target.referrals.iter().map(referral).collect(),
+        controller_ids,
+    })
+}
+
+fn make_source(
+    config: &Config,
+    parts: Parts,
+    auth: AuthConfig,
+    (port, streams): (LinkPort<MonotonicClock>, TcpStreams),
+) -> anyhow::Result<NodeSource> {
+    let target_config = target_config(config, &parts, auth, &streams)?;
+    let Parts { layout, arena, node, found } = parts;
     let source_config = SourceConfig {
         node,
         target: target_config,

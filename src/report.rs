@@ -3,10 +3,11 @@
 use ibid_control::config::{self, Config, Durability, Hosts};
 use ibid_control::status::{
     AccessStatus, BlockRun, ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, FaultStatus,
-    FaultSubject, Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, Promise,
-    StageHistogram, StageLatency, Standing, Status, SyncStatus, TargetStatus, VerifyReport,
-    VerifyState, VolumeStatus,
+    FaultSubject, Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, PathState,
+    Promise, StageHistogram, StageLatency, Standing, Status, SyncStatus, TargetStatus,
+    VerifyReport, VerifyState, VolumeStatus,
 };
+use ibid_engine::frontend::AnaState;
 use ibid_runtime::{
     self as runtime, CpCounters, CpDone, Fault, PeerState, STAGES, Snapshot, Stage, SyncState,
     VerifyProgress,
@@ -132,12 +133,23 @@ fn volumes(config: &Config, snapshot: &Snapshot) -> Vec<VolumeStatus> {
             bytes: volume.size.or_else(|| file_bytes(&volume.device)).unwrap_or(0),
             lba_bytes: volume.lba,
             uuid: volume.uuid,
+            path: snapshot.access.get(place).copied().map(path),
             reads: counters.reads,
             read_bytes: counters.read_bytes,
             writes: counters.writes,
             write_bytes: counters.write_bytes,
         })
         .collect()
+}
+
+fn path(state: AnaState) -> PathState {
+    match state {
+        AnaState::Optimized => PathState::Optimized,
+        AnaState::NonOptimized => PathState::NonOptimized,
+        AnaState::Inaccessible => PathState::Inaccessible,
+        AnaState::PersistentLoss => PathState::PersistentLoss,
+        AnaState::Change => PathState::Change,
+    }
 }
 
 /// Size of a volume whose configuration takes what the device has.

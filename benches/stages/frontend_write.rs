@@ -3,8 +3,8 @@
 
 use criterion::Criterion;
 use ibid_engine::frontend::{
-    AuthConfig, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList, ReceivePlan,
-    TargetConfig,
+    AnaState, AuthConfig, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList,
+    ReceivePlan, TargetConfig,
 };
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::{
@@ -54,11 +54,14 @@ impl Target {
             model: "ibid".to_owned(),
             firmware: "1".to_owned(),
             namespaces: vec![namespace],
+            access: AnaState::Optimized,
             limits: Limits::default(),
             hosts: None,
             auth: AuthConfig::default(),
             traddr: "192.0.2.1".to_owned(),
             trsvcid: 4420,
+            port_id: 1,
+            referrals: Vec::new(),
             controller_ids: (1, 50),
         });
         Target { frontend, arrived: 0, answer: None }

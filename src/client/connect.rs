@@ -6,8 +6,8 @@ use crate::queue::{Completion, Flow, Queue, Wishes};
 use ibid_wire::nvme_tcp::{
     CONNECT_AUTH_REQUIRED, CONNECT_SECURE_CHANNEL_REQUIRED, Cap, Cc, Connect, ConnectData, Csts,
     DISCOVERY_NQN, DiscoveryHeader, DiscoveryRecord, GetLogPage, IDENTIFY_BYTES, Identify,
-    IdentifyNamespace, IdentifyNvmController, PropertyGet, PropertySet, Sqe, Status, cns, csi,
-    log_page, nqn_of, property, put_nqn,
+    IdentifyNamespace, IdentifyNvmController, PropertyGet, PropertySet, Sqe, Status, cns, log_page,
+    nqn_of, property, put_nqn,
 };
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -158,10 +158,8 @@ pub fn discover(addr: SocketAddr, options: &ConnectOptions) -> Result<Vec<Subsys
     let (mut admin, _, _) = open_admin(addr, DISCOVERY_NQN, &options)?;
     let mut buffer = vec![0; DiscoveryHeader::BYTES];
     let page = |bytes: usize, offset: u64| GetLogPage {
-        lid: log_page::DISCOVERY,
-        bytes: bytes as u64,
         offset,
-        by_index: false,
+        ..GetLogPage::of(log_page::DISCOVERY, bytes as u32)
     };
     let doing = "read the discovery log";
     admin.command(
@@ -191,6 +189,7 @@ pub fn discover(addr: SocketAddr, options: &ConnectOptions) -> Result<Vec<Subsys
             nqn: nqn.into(),
             traddr: trimmed(&record.traddr),
             trsvcid: trimmed(&record.trsvcid),
+            kind: record.subtype,
         });
     }
     admin.set_cc("shut down", Cc::ENABLED.with_shutdown())?;
@@ -201,7 +200,7 @@ pub(crate) fn list_namespaces(
     admin: &mut Queue,
     buffer: &mut Vec<u8>,
 ) -> Result<Vec<Namespace>, ClientError> {
-    let list = Identify { cns: cns::NAMESPACE_LIST, csi: csi::NVM, nsid: 0 };
+    let list = Identify::of(cns::NAMESPACE_LIST, 0);
     admin.identify("list the namespaces", list, buffer)?;
     let ids: Vec<u32> = buffer
         .chunks_exact(4)
@@ -210,7 +209,7 @@ pub(crate) fn list_namespaces(
         .collect();
     let mut namespaces = Vec::with_capacity(ids.len());
     for nsid in ids {
-        let query = Identify { cns: cns::NAMESPACE, csi: csi::NVM, nsid };
+        let query = Identify::of(cns::NAMESPACE, nsid);
         admin.identify("identify a namespace", query, buffer)?;
         let data = IdentifyNamespace::parse(buffer)
             .map_err(|_| ClientError::Protocol("short Identify data"))?;
@@ -240,7 +239,7 @@ pub(crate) fn nvm_limits(
     admin: &mut Queue,
     buffer: &mut Vec<u8>,
 ) -> Result<IdentifyNvmController, ClientError> {
-    let query = Identify { cns: cns::SET_CONTROLLER, csi: csi::NVM, nsid: 0 };
+    let query = Identify::of(cns::SET_CONTROLLER, 0);
     match admin.identify("identify the command set", query, buffer) {
         Ok(()) => IdentifyNvmController::parse(buffer)
             .map_err(|_| ClientError::Protocol("short Identify data")),

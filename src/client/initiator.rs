@@ -6,8 +6,9 @@ use crate::queue::{Queue, Wishes};
 use crate::wait::SOCKETS_MAX;
 use ibid_chap::Secret;
 use ibid_wire::nvme_tcp::{
-    Cc, ControllerKind, Csts, GetLogPage, IDENTIFY_BYTES, Identify, IdentifyController,
-    SetFeatures, Sqe, cns, csi, fctype, feature, fuses, oncs, opcode, property,
+    AnaGroup, AnaHeader, AnaState, Cc, ControllerKind, Csts, GetLogPage, IDENTIFY_BYTES, Identify,
+    IdentifyController, SetFeatures, Sqe, cns, fctype, feature, fuses, log_page, oncs, opcode,
+    parse_ana, property,
 };
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ impl Default for ConnectOptions {
     }
 }
 
-/// A subsystem that a discovery log names.
+/// A subsystem that a discovery log names: one with namespaces, or a discovery subsystem.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subsystem {
     /// Its NQN.
@@ -69,6 +70,8 @@ pub struct Subsystem {
     pub traddr: String,
     /// TCP port.
     pub trsvcid: String,
+    /// What it is, see [`ibid_wire::nvme_tcp::subtype`].
+    pub kind: u8,
 }
 
 /// A namespace.
@@ -118,7 +121,7 @@ impl Initiator {
     ) -> Result<Self, ClientError> {
         let (mut admin, cntlid, cap) = open_admin(addr, nqn, options)?;
         let mut buffer = vec![0; IDENTIFY_BYTES];
-        let controller_query = Identify { cns: cns::CONTROLLER, csi: csi::NVM, nsid: 0 };
+        let controller_query = Identify::of(cns::CONTROLLER, 0);
         admin.identify("identify the controller", controller_query, &mut buffer)?;
         let controller = IdentifyController::parse(&buffer)
             .map_err(|_| ClientError::Protocol("short Identify data"))?;
@@ -235,7 +238,7 @@ impl Initiator {
     /// The first bytes of a log page, for those who want to look.
     pub fn log_page(&mut self, lid: u8, bytes: u32) -> Result<Vec<u8>, ClientError> {
         let mut buffer = vec![0; bytes as usize];
-        let page = GetLogPage { lid, bytes: bytes.into(), offset: 0, by_index: false };
+        let page = GetLogPage::of(lid, bytes);
         self.admin.command("read a log page", |cid| page.emit(cid), &[], bytes, &mut buffer)?;
         self.heard();
         Ok(buffer)
@@ -247,13 +250,28 @@ impl Initiator {
         self.keep_alive_at = Instant::now() + self.keep_alive_every;
     }
 
+    /// How the target says each namespace may be reached through this controller, and its change count. Events about it may come anew.
+    pub fn access(&mut self) -> Result<(u64, Vec<(u32, AnaState)>), ClientError> {
+        let groups = self.namespaces.len() as u32;
+        let bytes = AnaHeader::BYTES as u32 + groups * (AnaGroup::BYTES as u32 + 4);
+        let page = self.log_page(log_page::ANA, bytes)?;
+        let mut states = Vec::new();
+        let mut known = true;
+        let changes = parse_ana(&page, |nsid, state| {
+            known &= state.is_some();
+            states.extend(state.map(|state| (nsid, state)));
+        })
+        .map_err(|_| ClientError::Protocol("a short ANA log"))?;
+        if known {
+            Ok((changes, states))
+        } else {
+            Err(ClientError::Protocol("an ANA state that there is not"))
+        }
+    }
+
     /// Identify data as it came.
     pub fn identify(&mut self, which: u8, nsid: u32) -> Result<&[u8], ClientError> {
-        self.admin.identify(
-            "identify",
-            Identify { cns: which, csi: csi::NVM, nsid },
-            &mut self.scratch,
-        )?;
+        self.admin.identify("identify", Identify::of(which, nsid), &mut self.scratch)?;
         self.heard();
         Ok(&self.scratch)
     }

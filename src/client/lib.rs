@@ -16,7 +16,7 @@ mod loopback;
 
 pub use connect::discover;
 pub use ibid_chap::Secret;
-pub use ibid_wire::nvme_tcp::{AuthRefusal, Status};
+pub use ibid_wire::nvme_tcp::{AnaState, AuthRefusal, Status};
 pub use initiator::{ConnectOptions, Initiator, Namespace, Subsystem};
 pub use io::{PairRefused, Refused, RefusedWhy};
 pub use queue::Completion;

@@ -81,7 +81,12 @@ fn serve(args: &args::Demo, folder: &Folder) -> anyhow::Result<ExitCode> {
     let mode = args.cp_mode.unwrap_or(CpMode::Reference);
     let mut pair = Pair::start(&config(args, &folder.path, link, mode))?;
     let listen = pair.wait_until_ready()?;
+    let standby = pair.standby()?;
     println!("ready nqn={} traddr={} trsvcid={} nsid=1", pair.nqn(), listen.ip(), listen.port());
+    // Both make one multipath device: the first path serves, the second is inaccessible until its node is promoted.
+    for at in [listen, standby] {
+        println!("nvme connect -t tcp -a {} -s {} -n {}", at.ip(), at.port(), pair.nqn());
+    }
     pair.wait_while_alive(&stop)?;
     let identical = pair.stop_and_compare()?;
     println!("mirror identical: {}", if identical { "yes" } else { "no" });

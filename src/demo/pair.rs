@@ -41,6 +41,25 @@ pub(crate) struct PairConfig {
     pub(crate) durability: Durability,
 }
 
+impl PairConfig {
+    /// Where the destination listens: on the port behind the source's, or on one that the kernel chooses too.
+    fn other_listen(&self) -> SocketAddr {
+        let port = match self.listen.port() {
+            0 => 0,
+            // Ports end at 65535.
+            port => port.checked_add(1).unwrap_or(port - 1),
+        };
+        SocketAddr::new(self.listen.ip(), port)
+    }
+
+    /// The other node's discovery service, where it is known before that runs.
+    fn referrals(&self, source: bool) -> Vec<SocketAddr> {
+        let other = if source { self.other_listen() } else { self.listen };
+        let known = other.port() != 0 && !other.ip().is_unspecified();
+        if known { vec![other] } else { Vec::new() }
+    }
+}
+
 /// A running pair. Dropping it kills what still runs.
 pub(crate) struct Pair {
     source: Process,
@@ -85,15 +104,20 @@ impl Pair {
         };
         let nqn = format!("{NQN_UUID_PREFIX}{pair}");
         let node = |role| node_config(config, role, pair, volume, &nqn, veth.as_ref());
-        let space = veth.as_ref().map(|veth| veth.space.as_str());
         // The server of a memif is there before its client looks for it.
-        let destination = Process::start(node(Role::Destination), space)?;
-        let source = Process::start(node(Role::Source), None)?;
+        let destination = Process::start(node(Role::Destination))?;
+        let source = Process::start(node(Role::Source))?;
         Ok(Pair { source, destination, config: config.clone(), nqn, _veth: veth })
     }
 
     pub(crate) fn nqn(&self) -> &str {
         &self.nqn
+    }
+
+    /// Where hosts may connect to the destination, too.
+    pub(crate) fn standby(&self) -> anyhow::Result<SocketAddr> {
+        let target = self.destination_status()?.target;
+        target.map(|target| target.listen).context("the destination has a target")
     }
 
     /// Waits until writes would be taken; gives the address to connect to.
@@ -185,21 +209,13 @@ impl Pair {
 }
 
 impl Process {
-    fn start(config: Config, space: Option<&str>) -> anyhow::Result<Process> {
+    fn start(config: Config) -> anyhow::Result<Process> {
         let folder = config.log.device.parent().context("a folder")?.to_owned();
         let file = folder.join("node.toml");
         fs::write(&file, config.to_toml())?;
         let log = folder.join("node.log");
         let output = File::create(&log)?;
-        let program = std::env::current_exe()?;
-        let mut command = match space {
-            Some(space) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", space]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut command = Command::new(std::env::current_exe()?);
         command
             .arg("run")
             .arg("--config")
@@ -296,8 +312,8 @@ fn node_config(
             mtu: 9000,
         },
         peer: Peer::default(),
-        target: source.then(|| Target {
-            listen: config.listen,
+        target: Some(Target {
+            listen: if source { config.listen } else { config.other_listen() },
             // Whoever types the address on the command line has said it.
             allow_wildcard: config.listen.ip().is_unspecified(),
             nqn: nqn.to_owned(),
@@ -307,6 +323,7 @@ fn node_config(
             io_queues: 16,
             connections_per_address: 128,
             connections_per_host: 128,
+            referrals: config.referrals(source),
         }),
         auth: Auth::default(),
         volumes: vec![Volume {

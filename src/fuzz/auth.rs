@@ -175,7 +175,7 @@ impl Model {
                 };
                 let sqe = input.of(&[
                     enable.emit(0),
-                    Identify { cns: cns::CONTROLLER, csi: 0, nsid: 0 }.emit(0),
+                    Identify::of(cns::CONTROLLER, 0).emit(0),
                     PropertyGet { wide: Some(true), offset: property::CAP }.emit(0),
                     Sqe::new(opcode::KEEP_ALIVE, 0, 0),
                     read.emit(opcode::READ, 0, 1),

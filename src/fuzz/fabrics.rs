@@ -7,8 +7,8 @@ use crate::shard::Answers;
 use crate::world::{AUTH_HOST, CONNECTIONS, CONTROLLERS, DEPTH, HOSTS, NQN, World, connect};
 use ibid_wire::nvme_tcp::{
     Cc, Connect, ConnectData, DISCOVERY_NQN, GetFeatures, GetLogPage, Identify, PropertyGet,
-    PropertySet, SetFeatures, Sgl, Sqe, Status, fctype, feature, log_page, opcode, property,
-    put_nqn,
+    PropertySet, SetFeatures, Sgl, Sqe, Status, event_bit, fctype, feature, log_page, opcode,
+    property, put_nqn,
 };
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct Known {
     discovery: bool,
     cc: Cc,
     /// What Get Features says, where it was set.
-    features: BTreeMap<u8, u32>,
+    features: BTreeMap<(u8, u32), u32>,
 }
 
 /// A question whose answer is known in part.
@@ -45,9 +45,7 @@ enum Question {
         fid: u8,
         value: u32,
     },
-    GetFeature {
-        fid: u8,
-    },
+    GetFeature(GetFeatures),
     Read,
     /// An asynchronous event request: it may never end.
     Held,
@@ -163,12 +161,13 @@ fn command(
         }
         9 => {
             let (fid, select, bits) = (feature_id(input), input.u8(), input.u8());
-            let mut sqe = GetFeatures { fid, select }.emit(cid);
-            sqe.cdw11 = bits.into();
+            // Which threshold stands in bits 21:20.
+            let value = u32::from(bits & 3) | u32::from(bits >> 6) << 20;
+            let mut sqe = GetFeatures { fid, select, value }.emit(cid);
             if fid == feature::HOST_ID {
                 sqe.sgl = Sgl::transport(input.of(&[16, 16, 8, 64, 0]));
             }
-            (sqe, Question::GetFeature { fid })
+            (sqe, Question::GetFeature(GetFeatures::parse(&sqe)))
         }
         10 => {
             let mut sqe = Sqe::new(opcode::ABORT, cid, 0);
@@ -186,13 +185,13 @@ fn command(
             let sqe = if input.u8() & 1 == 0 {
                 let (what, set, nsid) =
                     (input.u8() % 0x20, input.u8() % 3, input.of(&[0, 1, 2, 3, u32::MAX]));
-                Identify { cns: what, csi: set, nsid }.emit(cid)
+                Identify { csi: set, ..Identify::of(what, nsid) }.emit(cid)
             } else {
                 let lid =
                     input.of(&[log_page::DISCOVERY, log_page::HEALTH, log_page::EFFECTS, 0x0c]);
                 let bytes = (u64::from(input.u16()) + 1) * 4;
-                GetLogPage { lid, bytes, offset: u64::from(input.u8()) * 16, by_index: false }
-                    .emit(cid)
+                let offset = u64::from(input.u8()) * 16;
+                GetLogPage { bytes, offset, ..GetLogPage::of(lid, 4) }.emit(cid)
             };
             (sqe, Question::Read)
         }
@@ -255,6 +254,11 @@ fn feature_id(input: &mut Input<'_>) -> u8 {
         feature::HOST_ID,
         0xc0,
     ])
+}
+
+/// Which of its two values a feature's dword is about.
+fn threshold(fid: u8, value: u32) -> u32 {
+    if fid == feature::TEMPERATURE { value >> 20 & 3 } else { 0 }
 }
 
 /// A Connect, most often a good one.
@@ -392,15 +396,18 @@ impl Model {
                 known.assert_enabled();
                 let kept = match *fid {
                     feature::KEEP_ALIVE => (*value).min(KATO_MS_MAX),
-                    feature::TEMPERATURE | feature::ASYNC_EVENTS => *value,
+                    feature::TEMPERATURE => *value & 0xffff,
+                    feature::ASYNC_EVENTS if known.discovery => 0,
+                    feature::ASYNC_EVENTS => *value & (event_bit::HEALTH | event_bit::ACCESS),
                     _ => return,
                 };
-                known.features.insert(*fid, kept);
+                known.features.insert((*fid, threshold(*fid, *value)), kept);
             }
-            Question::GetFeature { fid } => {
+            Question::GetFeature(GetFeatures { fid, select, value }) => {
                 let Some(known) = known else { return };
                 known.assert_enabled();
-                if let Some(&value) = known.features.get(fid) {
+                let key = (*fid, threshold(*fid, *value));
+                if let (0, Some(&value)) = (*select, known.features.get(&key)) {
                     let got = done.result;
                     assert!(got == value.into(), "feature {fid:#x} is {got:#x} after {value:#x}");
                 }

@@ -142,10 +142,9 @@ fn identify(world: &mut World, place: usize, input: &mut Input<'_>) {
     let (what, set) = (input.u8(), input.of(&[0, 0, 0, 1, 2, 3, 0xff]));
     let what = if what < 128 { what & 0x1f } else { what };
     let nsid = input.of(&[0, 1, 2, 3, u32::MAX, u32::MAX - 1, 1 << 16]);
-    let mut sqe = Identify { cns: what, csi: set, nsid }.emit(3);
     let (odd, bits) = (input.u8(), input.u16());
-    // CNTID and CNSSID: no page here depends on them.
-    sqe.cdw10 |= u32::from(bits) << 16;
+    let question = Identify { csi: set, cntid: bits, ..Identify::of(what, nsid) };
+    let mut sqe = question.emit(3);
     match odd {
         1..=15 => sqe.sgl.length = bits.into(),
         16..=31 => sqe.sgl.kind = bits as u8,
@@ -159,6 +158,6 @@ fn identify(world: &mut World, place: usize, input: &mut Input<'_>) {
     }
     assert!(done.data.len() == IDENTIFY_BYTES, "Identify gives {} bytes", done.data.len());
     assert!(sqe.sgl.length as usize >= IDENTIFY_BYTES, "more than there is room for");
-    let again = run(world, place, Identify { cns: what, csi: set, nsid }.emit(4));
+    let again = run(world, place, question.emit(4));
     assert!(again.data == done.data, "the same question has two answers");
 }

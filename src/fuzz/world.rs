@@ -5,8 +5,8 @@ use crate::host::{Host, Said, by_transport, in_capsule, pattern};
 use crate::shard::{Answers, Shard, TRANSFER, VOLUME_BYTES, VOLUMES};
 use ibid_chap::Secret;
 use ibid_engine::frontend::{
-    AuthConfig, ConnId, Event, Frontend, HostAuth, Limits, NamespaceConfig, Piece, PieceList,
-    ReceivePlan, TargetConfig,
+    AnaState, AuthConfig, ConnId, Event, Frontend, HostAuth, Limits, NamespaceConfig, Piece,
+    PieceList, ReceivePlan, TargetConfig,
 };
 use ibid_units::{Nanos, VolumeId};
 use ibid_wire::nvme_tcp::{
@@ -65,6 +65,7 @@ fn config() -> TargetConfig {
         model: "ibid".to_owned(),
         firmware: "1.0".to_owned(),
         namespaces: (0..VOLUMES).map(namespace).collect(),
+        access: AnaState::Optimized,
         limits: Limits {
             connections_max: CONNECTIONS as u16,
             connections_per_address: CONNECTIONS as u16 - 1,
@@ -87,6 +88,8 @@ fn config() -> TargetConfig {
         },
         traddr: "192.0.2.1".to_owned(),
         trsvcid: 4420,
+        port_id: 1,
+        referrals: Vec::new(),
         controller_ids: (1, 50),
     }
 }

@@ -59,6 +59,11 @@ impl Clients {
         }
     }
 
+    /// No connection is open.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// TCP connections that are open.
     pub(crate) fn connections(&self) -> u32 {
         self.conns.iter().filter(|conn| conn.stream.is_some()).count() as u32

@@ -3,7 +3,8 @@
 use crate::recover::RecoveryReport;
 use hdrhistogram::Histogram;
 use ibid_driver::PortCounters;
-use ibid_units::{CpId, Epoch, Lsn, Nanos};
+use ibid_engine::frontend::{AnaState, Frontend};
+use ibid_units::{CpId, Epoch, Lsn, Nanos, VolumeId};
 use ibid_wire::disk::VOLUMES_MAX;
 use ibid_wire::peer::HelloRefusal;
 
@@ -255,6 +256,8 @@ pub struct Snapshot {
     pub auth: AuthCounters,
     /// Per volume; as many as the node has.
     pub volumes: Vec<VolumeCounters>,
+    /// Per volume: how hosts may reach it here; empty where no target listens.
+    pub access: Vec<AnaState>,
     /// Stages.
     pub times: StageTimes,
 }
@@ -272,12 +275,23 @@ impl Snapshot {
 
     /// An empty one with all the memory it will need.
     pub fn with_room() -> Self {
-        Self { volumes: Vec::with_capacity(VOLUMES_MAX), ..Self::default() }
+        Self {
+            volumes: Vec::with_capacity(VOLUMES_MAX),
+            access: Vec::with_capacity(VOLUMES_MAX),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn take_tables(&mut self, volumes: &[VolumeCounters], times: &StageTimes) {
         self.volumes.clear();
         self.volumes.extend_from_slice(volumes);
         self.times.set_to(times);
+    }
+
+    pub(crate) fn take_access(&mut self, frontend: Option<&Frontend>, volumes: usize) {
+        self.access.clear();
+        let Some(frontend) = frontend else { return };
+        let places = (0..volumes as u16).map(VolumeId::new);
+        self.access.extend(places.filter_map(|volume| frontend.access(volume)));
     }
 }

@@ -471,7 +471,7 @@ impl Clients {
         match under {
             Under::Writes(writes) => {
                 assert!(
-                    status == Status::COMMAND_INTERRUPTED || status == Status::WRITE_FAULT,
+                    status == Status::COMMAND_INTERRUPTED || status == Status::ANA_INACCESSIBLE,
                     "a write ends with {status}"
                 );
                 for (write, _) in writes {
@@ -482,6 +482,7 @@ impl Clients {
                 world.model.drop_read(&reading);
                 assert!(
                     status == Status::COMMAND_INTERRUPTED
+                        || status == Status::ANA_INACCESSIBLE
                         || status == Status::UNRECOVERED_READ_ERROR,
                     "a read ends with {status}"
                 );
@@ -495,7 +496,10 @@ impl Clients {
             }
             Under::Pair(..) | Under::First => unreachable!("pairs end apart"),
             Under::Nothing => {
-                assert!(status == Status::COMMAND_INTERRUPTED, "a flush ends with {status}");
+                assert!(
+                    status == Status::COMMAND_INTERRUPTED || status == Status::ANA_INACCESSIBLE,
+                    "a flush ends with {status}"
+                );
             }
         }
     }

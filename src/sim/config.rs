@@ -3,7 +3,7 @@
 use crate::disk::DiskFaults;
 use crate::host::{NQN, QueueConfig};
 use crate::net::NetFaults;
-use ibid_engine::frontend::{AuthConfig, Limits, NamespaceConfig, TargetConfig};
+use ibid_engine::frontend::{AnaState, AuthConfig, Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{Layout, LayoutConfig, NodeConfig, PeerLoss, Role, VolumeConfig};
 use ibid_units::{Nanos, VolumeId};
 
@@ -49,6 +49,8 @@ pub struct WorldConfig {
     pub stop_wait: Nanos,
     /// Chance of a thousand that a node has no turn in a step.
     pub late_turns: u32,
+    /// Hosts may connect to the destination too.
+    pub standby: bool,
 }
 
 impl WorldConfig {
@@ -93,6 +95,7 @@ impl WorldConfig {
             allocated_there: Vec::new(),
             stop_wait: Nanos::from_millis(60_000),
             late_turns: 250,
+            standby: false,
         }
     }
 
@@ -130,7 +133,7 @@ impl WorldConfig {
         }
     }
 
-    pub(crate) fn target(&self) -> TargetConfig {
+    pub(crate) fn target(&self, side: usize) -> TargetConfig {
         let namespace = |(n, (sectors, lba_bytes)): (usize, &(u64, u32))| NamespaceConfig {
             volume: VolumeId::new(n as u16),
             capacity: *sectors,
@@ -144,6 +147,7 @@ impl WorldConfig {
             model: "ibid".to_string(),
             firmware: "1".to_string(),
             namespaces: self.volumes.iter().enumerate().map(namespace).collect(),
+            access: AnaState::Optimized,
             limits: Limits {
                 connections_max: 8,
                 connections_per_address: 8,
@@ -158,7 +162,9 @@ impl WorldConfig {
             auth: AuthConfig::default(),
             traddr: "192.0.2.1".to_string(),
             trsvcid: 4420,
-            controller_ids: (1, 99),
+            port_id: 1,
+            referrals: Vec::new(),
+            controller_ids: [(1, 99), (100, 199)][side],
         }
     }
 

@@ -49,6 +49,8 @@ pub struct Sockets {
     pub pieces: u64,
     /// Connections that the target gave up at once.
     pub open_to_target: usize,
+    /// How often the target has looked whether something came.
+    pub looks: u64,
     pub effects: Effects,
 }
 
@@ -59,6 +61,7 @@ impl Sockets {
             sockets: Vec::new(),
             pieces,
             open_to_target: 0,
+            looks: 0,
             effects: Effects::default(),
         }))
     }
@@ -236,6 +239,7 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl Streams for MemStreams {
     fn poll(&mut self, _wait: Nanos, sink: &mut dyn FnMut(StreamEvent)) {
+        self.sockets.borrow_mut().looks += 1;
         let count = self.sockets.borrow().sockets.len();
         for at in 0..count {
             let id = StreamId(u16::try_from(at).expect("few connections"));

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub type TheSource = Source<MemPort, MemDisk, MemStreams>;
-pub type TheDestination = Destination<MemPort, MemDisk>;
+pub type TheDestination = Destination<MemPort, MemDisk, MemStreams>;
 
 /// A node that reads what its disk holds.
 pub struct Recovering {
@@ -104,6 +104,8 @@ pub struct World {
     pub files: [Rc<RefCell<Files>>; 2],
     pub arenas: [Arc<Arena>; 2],
     pub sockets: Rc<RefCell<Sockets>>,
+    /// The destination's, where hosts may connect to it.
+    pub standby: Rc<RefCell<Sockets>>,
     pub source: Option<TheSource>,
     pub destination: Option<TheDestination>,
     /// Nodes that have been started and read their disks.
@@ -159,6 +161,7 @@ impl World {
             }),
             arenas: [arena(Role::Source), arena(Role::Destination)],
             sockets: Sockets::new(random.fork(), config.pieces),
+            standby: Sockets::new(Random::new(!config.seed), config.pieces),
             source: None,
             destination: None,
             recovering: [None, None],
@@ -278,12 +281,16 @@ impl World {
         let port = self.port(side);
         if side == DESTINATION {
             let layout = self.config.layout(Role::Destination);
-            self.destination = Some(Destination::new(node, layout, arena, recovered, port));
+            let target = self.config.standby.then(|| {
+                let sockets = self.standby.clone();
+                (self.config.target(side), MemStreams { sockets, arena: arena.clone() })
+            });
+            self.destination = Some(Destination::new(node, layout, arena, recovered, port, target));
             return;
         }
         let config = SourceConfig {
             node,
-            target: self.config.target(),
+            target: self.config.target(side),
             cp_interval: self.config.cp_interval,
             cp_full: self.config.full,
             stop_wait: self.config.stop_wait,
@@ -377,6 +384,7 @@ impl World {
             self.sockets.borrow_mut().target_is_gone();
         } else {
             self.destination = None;
+            self.standby.borrow_mut().target_is_gone();
         }
         let fresh = arenas::take(self.config.layout(role).bytes());
         arenas::give(std::mem::replace(&mut self.arenas[side], fresh));
@@ -417,7 +425,7 @@ impl World {
     pub fn step(&mut self) -> Vec<(usize, Done)> {
         self.steps += 1;
         self.set_time();
-        let mut busy = self.sockets.borrow_mut().deliver();
+        let mut busy = self.sockets.borrow_mut().deliver() | self.standby.borrow_mut().deliver();
         let now = self.now;
         let source_first = self.random.chance(500);
         let mut skipped = false;

@@ -1,7 +1,7 @@
 //! What is left, and who goes on, when processes are killed under load.
 
 use crate::common::{alone, folder, huge_pages, until};
-use crate::link::{Link, demo_spaces, links};
+use crate::link::{Link, demo_links, links};
 use crate::load::{Load, Model};
 use crate::node::{DESTINATION, Demo, Pair, SOURCE, VOLUME_BYTES, stop, wait_for_state};
 use crate::process::{children, is_alive};
@@ -89,13 +89,9 @@ fn a_demonstration_that_was_killed_leaves_nothing_that_stops_the_next() {
         // The next one takes away what the last left in the network, and its own.
         let mut demo = Demo::start(folder.path(), link, &[]);
         if link == Link::AfPacket {
-            let mine = format!("ibid-demo-{}", demo.process.pid());
-            let dead = |name: &String| {
-                let pid = name.trim_start_matches("ibid-demo-").parse().unwrap();
-                !is_alive(pid)
-            };
-            assert!(demo_spaces().contains(&mine));
-            assert!(!demo_spaces().iter().any(dead), "{:?}", demo_spaces());
+            let links = demo_links();
+            assert!(links.contains(&demo.process.pid()));
+            assert!(links.iter().all(|pid| is_alive(*pid)), "{links:?}");
         }
         assert_eq!(demo.stop("TERM"), (Some(0), vec!["mirror identical: yes".to_owned()]));
     }

@@ -66,11 +66,11 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Network namespaces of demonstrations.
-pub(crate) fn demo_spaces() -> Vec<String> {
-    let Ok(spaces) = std::fs::read_dir("/run/netns") else {
+/// The processes that the links of demonstrations are named after.
+pub(crate) fn demo_links() -> Vec<u32> {
+    let Ok(interfaces) = std::fs::read_dir("/sys/class/net") else {
         return Vec::new();
     };
-    let names = spaces.flatten().filter_map(|space| space.file_name().into_string().ok());
-    names.filter(|name| name.starts_with("ibid-demo-")).collect()
+    let names = interfaces.flatten().filter_map(|one| one.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix("ib")?.strip_suffix('a')?.parse().ok()).collect()
 }

@@ -10,6 +10,7 @@ mod killed;
 mod link;
 mod load;
 mod node;
+mod paths;
 mod process;
 mod refused;
 mod rounds;

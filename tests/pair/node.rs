@@ -180,7 +180,8 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             mtu: 9000,
         },
         peer: Peer::default(),
-        target: source.then(|| Target {
+        // The far end's network namespace has no way to a host.
+        target: (source || veth.is_none()).then(|| Target {
             listen: "127.0.0.1:0".parse().unwrap(),
             allow_wildcard: false,
             nqn: format!("{NQN_UUID_PREFIX}{PAIR}"),
@@ -190,6 +191,7 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             io_queues: 4,
             connections_per_address: 96,
             connections_per_host: 64,
+            referrals: Vec::new(),
         }),
         auth: Auth::default(),
         volumes: vec![Volume {
@@ -208,11 +210,13 @@ pub(crate) struct Demo {
     pub(crate) folder: PathBuf,
     lines: Receiver<String>,
     pub(crate) addr: SocketAddr,
+    /// The destination's.
+    pub(crate) standby: SocketAddr,
     pub(crate) nqn: String,
 }
 
 impl Demo {
-    /// Starts it with a volume of [`VOLUME_BYTES`] and waits for its one line.
+    /// Starts it with a volume of [`VOLUME_BYTES`] and waits for its first lines.
     pub(crate) fn start(folder: &Path, link: Link, more: &[&str]) -> Demo {
         let mut command = process::ibid();
         command.args([
@@ -243,7 +247,18 @@ impl Demo {
         });
         let line = lines.recv_timeout(WAIT).expect("the demonstration says that it is ready");
         let (addr, nqn) = parse_ready(&line);
-        Demo { process, folder: folder.to_owned(), lines, addr, nqn }
+        // Behind it, how a Linux host connects to each of the two nodes.
+        let command = "nvme connect -t tcp -a 127.0.0.1 -s ";
+        let ports = [(); 2].map(|()| {
+            let line = lines.recv_timeout(WAIT).expect("two more lines");
+            let rest = line.strip_prefix(command).unwrap_or_else(|| panic!("{line}"));
+            let (port, name) = rest.split_once(" -n ").unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(name, nqn);
+            port.parse::<u16>().unwrap_or_else(|_| panic!("{line}"))
+        });
+        assert_eq!(ports[0], addr.port());
+        let standby = SocketAddr::new(addr.ip(), ports[1]);
+        Demo { process, folder: folder.to_owned(), lines, addr, standby, nqn }
     }
 
     pub(crate) fn control(&self, name: &str) -> PathBuf {
@@ -254,7 +269,7 @@ impl Demo {
         self.folder.join(name).join("volume.img")
     }
 
-    /// Stops it with a signal; its exit code, and everything it printed after the first line.
+    /// Stops it with a signal; its exit code, and everything it printed after its first lines.
     pub(crate) fn stop(&mut self, name: &str) -> (Option<i32>, Vec<String>) {
         process::signal(self.process.pid(), name);
         let code = self.process.ended().code();

@@ -311,7 +311,6 @@ fn a_demonstration_that_is_stopped_frees_everything() {
         assert!(!folder.path().join("memif.sock").exists());
         assert!(!demo.control("source").exists());
         assert!(!demo.control("destination").exists());
-        let space = format!("ibid-demo-{}", demo.process.pid());
-        assert!(!crate::link::demo_spaces().contains(&space));
+        assert!(!crate::link::demo_links().contains(&demo.process.pid()));
     }
 }

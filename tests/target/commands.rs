@@ -171,7 +171,8 @@ pub(crate) const ROWS: &[Row] = &[
     sent("C28", "fused: alone, in the wrong order, on the admin queue", fused),
     sent("C29", "Get Log Page: past the end, unaligned, 4 GiB", |field| {
         let (mut admin, _) = field.admin(false);
-        let page = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
+        let page =
+            |lid, bytes, offset| GetLogPage { bytes, offset, ..GetLogPage::of(lid, 4) }.emit(1);
         let health = log_page::HEALTH;
         assert_eq!(admin.status(&page(0x44, 512, 0), &[]), Status::INVALID_LOG_PAGE, "C29");
         for (bytes, offset) in
@@ -199,7 +200,7 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     sent("C30", "Identify of what there is not", |field| {
         let (mut admin, _) = field.admin(false);
-        let identify = |cns, csi, nsid| Identify { cns, csi, nsid }.emit(1);
+        let identify = |cns, csi, nsid| Identify { csi, ..Identify::of(cns, nsid) }.emit(1);
         for (sqe, status) in [
             (identify(0x44, 0, 0), Status::INVALID_FIELD),
             (identify(0xff, 0xff, u32::MAX), Status::INVALID_FIELD),
@@ -226,7 +227,7 @@ pub(crate) const ROWS: &[Row] = &[
                 Status::FEATURE_NOT_PER_NAMESPACE,
             ),
             (set(feature::QUEUES, false, 0xffff_0000), Status::INVALID_FIELD),
-            (GetFeatures { fid: 0x7f, select: 0 }.emit(1), Status::INVALID_FIELD),
+            (GetFeatures { fid: 0x7f, select: 0, value: 0 }.emit(1), Status::INVALID_FIELD),
         ] {
             assert_eq!(admin.status(&sqe, &[]), status, "C31 {sqe:?}");
         }
@@ -244,15 +245,17 @@ pub(crate) const ROWS: &[Row] = &[
         // Disabled: the I/O queues end.
         assert_eq!(admin.status(&set_cc(0), &[]), Status::SUCCESS);
         io.assert_closed("C34 disabled");
-        let identify = Identify { cns: cns::CONTROLLER, csi: 0, nsid: 0 }.emit(1);
+        let identify = Identify::of(cns::CONTROLLER, 0).emit(1);
         assert_eq!(admin.status(&identify, &[]), Status::SEQUENCE_ERROR, "C34 disabled");
     }),
     Row {
         id: "C35",
         what: "I/O on a standby, fenced or changing node",
-        shown: Shown::NotBuilt(
-            "a destination has no target, so there is no path on which it could be asked",
-        ),
+        shown: Shown::Elsewhere(&[
+            "src/engine/frontend/tests/access.rs::nothing_reaches_the_shard_past_a_namespace_that_is_not_accessible",
+            "src/runtime/tests/pair/access.rs::a_host_of_the_destination_is_turned_away_and_nothing_of_it_arrives",
+            "tests/pair/paths.rs::both_nodes_show_one_subsystem_and_the_destination_takes_nothing",
+        ]),
     },
     sent("C36", "reservations", |field| {
         let mut io = Queue::of(field);

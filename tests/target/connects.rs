@@ -11,7 +11,7 @@ use ibid_wire::nvme_tcp::{
 pub(crate) const ROWS: &[Row] = &[
     sent("C1", "commands before Connect", |field| {
         let mut raw = field.ready(false);
-        let identify = Identify { cns: cns::CONTROLLER, csi: 0, nsid: 0 }.emit(1);
+        let identify = Identify::of(cns::CONTROLLER, 0).emit(1);
         assert_eq!(raw.status(&identify, &[]), Status::SEQUENCE_ERROR, "C1");
         let write = write(1, field.lba(), 1, true);
         assert_eq!(raw.status(&write, &[0; 4096]), Status::SEQUENCE_ERROR, "C1");
@@ -168,7 +168,7 @@ fn refused(
 
 /// The identifier of a controller, as Identify tells it.
 fn cntlid(admin: &mut Raw) -> u16 {
-    let identify = Identify { cns: cns::CONTROLLER, csi: 0, nsid: 0 }.emit(9);
+    let identify = Identify::of(cns::CONTROLLER, 0).emit(9);
     admin.submit(&identify, &[]);
     let pdu = admin.pdu().unwrap();
     assert_eq!(admin.pdu().unwrap().cqe().status, Status::SUCCESS);

@@ -72,7 +72,7 @@ fn a_host_without_the_right_secret_stays_out() {
     let error = connect(Some(CONTROLLER_SECRET), Some(CONTROLLER_SECRET));
     assert!(matches!(error, ClientError::Authentication(AuthRefusal::Failed)), "{error}");
     // Discovery tells everybody, also one with secrets.
-    assert_eq!(discover(target.addr, &options(Some(OTHER), Some(OTHER))).unwrap().len(), 1);
+    assert_eq!(discover(target.addr, &options(Some(OTHER), Some(OTHER))).unwrap().len(), 2);
 }
 
 #[test]

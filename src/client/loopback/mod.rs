@@ -4,6 +4,7 @@ mod auth;
 mod target;
 
 use crate::{ClientError, ConnectOptions, Initiator, RefusedWhy, Status, discover};
+use ibid_wire::nvme_tcp::{DISCOVERY_NQN, subtype};
 use std::time::{Duration, Instant};
 use target::{NQN, Target, VOLUME_BYTES};
 
@@ -36,10 +37,12 @@ fn digests(header: bool, data: bool) -> ConnectOptions {
 fn discovery_names_the_subsystem() {
     let target = Target::start(4096);
     let found = discover(target.addr, &ConnectOptions::default()).unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].nqn, NQN);
-    assert_eq!(found[0].traddr, "127.0.0.1");
-    assert_eq!(found[0].trsvcid, target.addr.port().to_string());
+    let names: Vec<_> = found.iter().map(|one| (one.kind, one.nqn.as_str())).collect();
+    assert_eq!(names, [(subtype::NVM, NQN), (subtype::CURRENT, DISCOVERY_NQN)]);
+    for one in &found {
+        assert_eq!(one.traddr, "127.0.0.1");
+        assert_eq!(one.trsvcid, target.addr.port().to_string());
+    }
 }
 
 #[test]

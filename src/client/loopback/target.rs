@@ -2,8 +2,8 @@
 
 use crate::queue::crc32c;
 use ibid_engine::frontend::{
-    AuthConfig, CommandId, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece, PieceList,
-    READ_PIECES_MAX, ReadPiece, ReceivePlan, TargetConfig,
+    AnaState, AuthConfig, CommandId, ConnId, Event, Frontend, Limits, NamespaceConfig, Piece,
+    PieceList, READ_PIECES_MAX, ReadPiece, ReceivePlan, TargetConfig,
 };
 use ibid_units::{Nanos, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
@@ -48,6 +48,7 @@ impl Target {
                 uuid: [1; 16],
                 nguid: [2; 16],
             }],
+            access: AnaState::Optimized,
             limits: Limits {
                 connections_max: CONNECTIONS,
                 queue_depth_max: DEPTH,
@@ -58,6 +59,8 @@ impl Target {
             auth,
             traddr: "127.0.0.1".into(),
             trsvcid: addr.port(),
+            port_id: 1,
+            referrals: Vec::new(),
             controller_ids: (1, 100),
         };
         let stop = Arc::new(AtomicBool::new(false));

@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::read::{self, Problem, Reader};
 use super::{
     Auth, AuthHost, Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Peer,
-    Role, Target, UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac, parse_size,
-    parse_span,
+    REFERRALS_MAX, Role, Target, UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac,
+    parse_size, parse_span,
 };
 
 pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config> {
@@ -183,6 +183,7 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
     let io_queues = reader.number("io_queues", 1, 64);
     let connections_per_address = reader.number("connections_per_address", 2, 128);
     let connections_per_host = reader.number("connections_per_host", 2, 128);
+    let referrals = reader.take("referrals", |value| referrals_of(value, listen));
     if let (Some(queues), Some(address), Some(host)) =
         (io_queues, connections_per_address, connections_per_host)
         && queues + 1 > address.min(host)
@@ -213,6 +214,7 @@ fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {
         io_queues: u16::try_from(io_queues?).ok()?,
         connections_per_address: u16::try_from(connections_per_address?).ok()?,
         connections_per_host: u16::try_from(connections_per_host?).ok()?,
+        referrals: referrals?,
     })
 }
 
@@ -358,6 +360,20 @@ fn hosts_of(value: &Value) -> Option<Hosts> {
         hosts.push(host.to_owned());
     }
     (1..=HOSTS_MAX).contains(&hosts.len()).then_some(Hosts::Only(hosts))
+}
+
+fn referrals_of(value: &Value, own: Option<SocketAddr>) -> Option<Vec<SocketAddr>> {
+    let mut referrals: Vec<SocketAddr> = Vec::new();
+    for item in value.as_array()? {
+        let address: SocketAddr = item.as_str()?.parse().ok()?;
+        let (ip, port) = (address.ip(), address.port());
+        let one_host = !ip.is_unspecified() && !is_group(ip) && port != 0;
+        if !one_host || own == Some(address) || referrals.contains(&address) {
+            return None;
+        }
+        referrals.push(address);
+    }
+    (referrals.len() <= REFERRALS_MAX).then_some(referrals)
 }
 
 /// An address that can be one host's on the link, and a port that can be sent from.

@@ -80,6 +80,8 @@ impl Config {
             page.plain("io_queues", target.io_queues);
             page.plain("connections_per_address", target.connections_per_address);
             page.plain("connections_per_host", target.connections_per_host);
+            let referrals = target.referrals.iter().map(|at| Value::String(at.to_string()));
+            page.plain("referrals", Value::Array(referrals.collect()));
         }
 
         page.section("[auth]");

@@ -245,7 +245,7 @@ pub(super) const PEER: Section = Section {
 pub(super) const TARGET: Section = Section {
     name: "target",
     repeated: false,
-    meaning: "The NVMe/TCP target clients connect to. A source must have one.",
+    meaning: "The NVMe/TCP target clients connect to. A source must have one. With one at the destination, hosts connect to both nodes and see one subsystem with two paths: give both the same `nqn` and `serial`.",
     keys: &[
         key(
             "listen",
@@ -300,6 +300,12 @@ pub(super) const TARGET: Section = Section {
             "a number from 2 to 128",
             Means("64"),
             "Queues of one host, admin and I/O, over all its controllers; hosts are told apart by their NQN.",
+        ),
+        key(
+            "referrals",
+            "a list of at most 8 different addresses of one host with a port, such as [\"10.0.0.2:4420\"], `listen` not among them",
+            Means("[]"),
+            "Other discovery services that this one names, as a rule the peer's `listen`: then `nvme connect-all` finds both paths.",
         ),
     ],
 };

@@ -38,7 +38,7 @@ pub struct Config {
     pub link: Link,
     /// What happens without the peer, and when it is back.
     pub peer: Peer,
-    /// Where clients connect; always there at a source.
+    /// Where clients connect; always there at a source. At a destination they find volumes that are inaccessible there.
     pub target: Option<Target>,
     /// Which hosts must authenticate, and how.
     pub auth: Auth,
@@ -178,6 +178,13 @@ pub const fn map_bytes(volume_bytes: u64) -> u64 {
     volume_bytes.div_ceil(BLOCK_BYTES).div_ceil(MAP_PAGE_BLOCKS) * BLOCK_BYTES
 }
 
+impl Link {
+    /// Whether this node is the first of the two: something in which they differ, and that no change of roles changes.
+    pub fn is_first(&self) -> bool {
+        self.local < self.peer
+    }
+}
+
 impl LinkDevice {
     /// The word `link.device` has for it.
     pub const fn word(&self) -> &'static str {
@@ -210,6 +217,8 @@ pub struct Target {
     pub connections_per_address: u16,
     /// Queues of one host, over all its controllers.
     pub connections_per_host: u16,
+    /// Other discovery services that are named, at most [`REFERRALS_MAX`].
+    pub referrals: Vec<SocketAddr>,
 }
 
 /// Which hosts may connect.
@@ -281,6 +290,8 @@ pub const MAP_PAGE_BLOCKS: u64 = 32_512;
 pub const VOLUMES_MAX: usize = 48;
 /// What `peer.catch_up_rate` says where there is no limit.
 pub(crate) const UNLIMITED: &str = "unlimited";
+/// Most discovery services that can be named.
+pub const REFERRALS_MAX: usize = 8;
 /// Most hosts that can be named.
 pub const HOSTS_MAX: usize = 64;
 /// Largest file that is taken for a configuration.

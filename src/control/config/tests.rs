@@ -215,6 +215,31 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "target.connections_per_host = 129: must be a number from 2 to 128",
         ),
         (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nreferrals = [\"10.0.0.1:4420\"]",
+            "target.referrals = [\"10.0.0.1:4420\"]: must be a list of at most 8 different addresses",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nreferrals = [\"10.0.0.2:4420\", \"10.0.0.2:4420\"]",
+            "target.referrals = [\"10.0.0.2:4420\", \"10.0.0.2:4420\"]: must be a list",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nreferrals = [\"0.0.0.0:4420\"]",
+            "target.referrals = [\"0.0.0.0:4420\"]: must be a list",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nreferrals = [\"10.0.0.2:0\"]",
+            "target.referrals = [\"10.0.0.2:0\"]: must be a list",
+        ),
+        (
+            "hosts = \"any\"",
+            "hosts = \"any\"\nreferrals = \"10.0.0.2:4420\"",
+            "target.referrals = \"10.0.0.2:4420\": must be a list",
+        ),
+        (
             "[target]",
             "[peer]\non_peer_loss = \"panic\"\n[target]",
             "peer.on_peer_loss = \"panic\": must be \"stall\" or \"continue\"",
@@ -546,6 +571,8 @@ fn what_is_written_reads_back_the_same() {
     let target = every.target.as_mut().unwrap();
     target.listen = "[::]:0".parse().unwrap();
     target.allow_wildcard = true;
+    target.referrals =
+        vec!["10.0.0.2:4420".parse().unwrap(), "[2001:db8::2]:8009".parse().unwrap()];
     let mut vdev = plain.clone();
     vdev.link.device = LinkDevice::Vdev("net_tap0,iface=ibid0".into());
     vdev.target = None;

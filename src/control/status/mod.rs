@@ -248,6 +248,9 @@ pub struct VolumeStatus {
     pub lba_bytes: u32,
     /// How hosts recognise it.
     pub uuid: Uuid,
+    /// What hosts are told of the way to it through this node, where that has a target.
+    #[serde(default)]
+    pub path: Option<PathState>,
     /// Reads completed for clients.
     pub reads: u64,
     /// Bytes of those.
@@ -256,6 +259,35 @@ pub struct VolumeStatus {
     pub writes: u64,
     /// Bytes of those.
     pub write_bytes: u64,
+}
+
+/// What a path to a volume is good for, in the words of NVMe (asymmetric namespace access).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// Hosts use it.
+    Optimized,
+    /// Hosts use it where there is no better one.
+    NonOptimized,
+    /// Hosts wait, or take another.
+    Inaccessible,
+    /// Hosts take another for good.
+    PersistentLoss,
+    /// Hosts wait for it to become one of the others.
+    Change,
+}
+
+impl PathState {
+    /// The state's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Optimized => "optimized",
+            Self::NonOptimized => "non-optimized",
+            Self::Inaccessible => "inaccessible",
+            Self::PersistentLoss => "persistent-loss",
+            Self::Change => "change",
+        }
+    }
 }
 
 /// Client payload copied by the CPU at one place.

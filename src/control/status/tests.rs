@@ -106,6 +106,7 @@ pub(crate) fn sample() -> Status {
             bytes: 1 << 30,
             lba_bytes: 4096,
             uuid,
+            path: Some(PathState::Optimized),
             reads: 10,
             read_bytes: 40_960,
             writes: 1_000,
@@ -135,6 +136,7 @@ fn json_reads_back_the_same_and_tolerates_more() {
     assert_eq!(json["recovery"]["end"], "torn-tail");
     assert_eq!(json["faults"][0]["is_final"], false);
     assert_eq!(json["node"]["role"], "source");
+    assert_eq!(json["volumes"][0]["path"], "optimized");
     assert_eq!(json["cp"]["mode"], "reference");
     assert_eq!(json["link"]["tx_bytes"]["cp"], 15_000);
     json["link"]["a_later_field"] = 1.into();
@@ -164,14 +166,21 @@ target    10.0.0.1:4420, 1 hosts, 5 connections, 32 commands; nqn.2014-08.com.ex
 access    must authenticate: nqn.2014-08.com.example:h1; WITHOUT authentication: nqn.2014-08.com.example:h2; 5 authenticated, 2 failed, 1 under way
 copied    source_send 0 B
 
-volume    nsid  size   lba  reads      read  writes  written  device
-v0           1  1GiB  4096     10  40.0 KiB    1000  3.9 MiB  /var/lib/ibid/v0.img
+volume    nsid  size   lba  path       reads      read  writes  written  device
+v0           1  1GiB  4096  optimized     10  40.0 KiB    1000  3.9 MiB  /var/lib/ibid/v0.img
 
 stage           count      p50     p99   p99.9     max
 write_complete   1000  81.2 us  410 us  1.9 ms  2.1 ms
 WARNING   no huge pages: log memory is ordinary memory
 ";
     assert_eq!(sample().to_string(), expected);
+    let mut destination = sample();
+    destination.volumes[0].path = Some(PathState::Inaccessible);
+    let text = destination.to_string();
+    assert!(text.contains("example:store; inaccessible here\n"), "{text}");
+    assert!(text.contains("4096  inaccessible"), "{text}");
+    destination.volumes[0].path = None;
+    assert!(destination.to_string().contains("4096  - "), "a node without a target is no path");
 }
 
 #[test]

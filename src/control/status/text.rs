@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{AccessStatus, CpRecords, CpReport, Status};
+use super::{AccessStatus, CpRecords, CpReport, PathState, Status};
 use crate::config::format_size;
 
 /// Width of the words on the left.
@@ -128,12 +128,18 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
         ),
     )?;
     if let Some(target) = target {
+        let closed = volumes.iter().all(|volume| volume.path == Some(PathState::Inaccessible));
         line(
             f,
             "target",
             &format!(
-                "{}, {} hosts, {} connections, {} commands; {}",
-                target.listen, target.controllers, target.connections, target.commands, target.nqn
+                "{}, {} hosts, {} connections, {} commands; {}{}",
+                target.listen,
+                target.controllers,
+                target.connections,
+                target.commands,
+                target.nqn,
+                if closed { "; inaccessible here" } else { "" }
             ),
         )?;
     }
@@ -152,8 +158,11 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
 
     if !volumes.is_empty() {
         let mut rows = vec![
-            ["volume", "nsid", "size", "lba", "reads", "read", "writes", "written", "device"]
-                .map(str::to_owned),
+            [
+                "volume", "nsid", "size", "lba", "path", "reads", "read", "writes", "written",
+                "device",
+            ]
+            .map(str::to_owned),
         ];
         rows.extend(volumes.iter().map(|volume| {
             [
@@ -161,6 +170,7 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
                 volume.nsid.to_string(),
                 format_size(volume.bytes),
                 volume.lba_bytes.to_string(),
+                volume.path.map_or("-", PathState::word).to_owned(),
                 volume.reads.to_string(),
                 amount(volume.read_bytes),
                 volume.writes.to_string(),
@@ -168,7 +178,7 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
                 volume.device.display().to_string(),
             ]
         }));
-        table(f, &rows, &[0, 8])?;
+        table(f, &rows, &[0, 4, 9])?;
     }
     if !latency.is_empty() {
         let mut rows = vec![["stage", "count", "p50", "p99", "p99.9", "max"].map(str::to_owned)];

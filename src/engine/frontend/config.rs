@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 use ibid_chap::Secret;
 use ibid_units::VolumeId;
-use ibid_wire::nvme_tcp::{AuthHash, DhGroup};
+use ibid_wire::nvme_tcp::{AnaState, AuthHash, DhGroup};
 
 /// Commands per queue, at most: tags carry the slot in 11 bits.
 pub(super) const QUEUE_DEPTH_LIMIT: u16 = 1024;
@@ -13,6 +13,8 @@ pub(super) const IO_QUEUES_LIMIT: u16 = 64;
 pub(super) const ADMIN_CAPSULE_BYTES: u32 = 8192;
 /// The largest range of a Write Zeroes or of a deallocation.
 pub(super) const ZEROES_BYTES_MAX: u64 = 8 << 20;
+/// Other discovery subsystems that are named, at most.
+pub const REFERRALS_MAX: usize = 8;
 
 /// The largest range of a Verify: it is read at once, like the longest read.
 pub(super) const VERIFY_BYTES_MAX: u64 = 1 << 20;
@@ -30,6 +32,8 @@ pub struct TargetConfig {
     pub firmware: String,
     /// What is served; at least one, each volume once.
     pub namespaces: Vec<NamespaceConfig>,
+    /// How hosts may reach them here, until [`super::Frontend::set_access`] says otherwise.
+    pub access: AnaState,
     /// Bounds.
     pub limits: Limits,
     /// Host NQNs that may connect; `None`: any.
@@ -40,6 +44,10 @@ pub struct TargetConfig {
     pub traddr: String,
     /// The TCP port that the discovery log names.
     pub trsvcid: u16,
+    /// Number of this port of the subsystem; the peer node's has another.
+    pub port_id: u16,
+    /// Other discovery subsystems that the discovery log names, at most [`REFERRALS_MAX`].
+    pub referrals: Vec<Referral>,
     /// Controller identifiers this frontend may give, first and last. They must not be given by another shard or by the peer
     /// node under the same NQN: Linux refuses a subsystem that shows one identifier twice.
     pub controller_ids: (u16, u16),
@@ -67,6 +75,15 @@ pub struct HostAuth {
     pub controller_secret: Option<Secret>,
 }
 
+/// Another discovery subsystem.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Referral {
+    /// Its IP address.
+    pub traddr: String,
+    /// Its TCP port.
+    pub trsvcid: u16,
+}
+
 /// One volume as a namespace; its identifier is the volume's number plus one.
 #[derive(Clone, Copy, Debug)]
 pub struct NamespaceConfig {
@@ -85,6 +102,17 @@ pub struct NamespaceConfig {
 impl NamespaceConfig {
     pub(super) const fn id(&self) -> u32 {
         self.volume.get() as u32 + 1
+    }
+    /// Its EUI64, made of the UUID: the same on both nodes and after every restart. Its first byte says that no authority gave it
+    /// (locally administered), so it is nobody else's.
+    pub(super) fn eui64(&self) -> [u8; 8] {
+        // FNV-1a, 64 bits. Halves of UUIDs that were counted up by hand are alike; their hashes are not.
+        let hash = self.uuid.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mut eui64 = hash.to_be_bytes();
+        eui64[0] = eui64[0] & !1 | 2;
+        eui64
     }
     pub(super) const fn blocks(&self) -> u64 {
         self.capacity / (self.lba_bytes as u64 / 512)
@@ -162,6 +190,7 @@ impl TargetConfig {
                 "a volume is served twice"
             );
         }
+        assert!(self.referrals.len() <= REFERRALS_MAX, "too many referrals");
         assert!(limits.connections_max >= 1, "no connections");
         assert!(limits.connections_per_address >= 1, "no connections from an address");
         assert!(limits.connections_per_host >= 1, "no connections of a host");

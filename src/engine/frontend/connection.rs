@@ -108,9 +108,11 @@ pub(super) enum Page {
     Identify {
         cns: u8,
         nsid: u32,
+        cntid: u16,
     },
     Log {
         lid: u8,
+        specific: u8,
     },
     HostId,
     /// A message of an authentication.

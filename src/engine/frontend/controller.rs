@@ -1,6 +1,8 @@
 //! Controllers: who connected, as whom, and what was set. A controller lives as long as its admin connection.
 
 use super::connection::State;
+use super::events::{ENABLED_AT_FIRST, Events};
+use super::features::THRESHOLDS_K;
 use super::{ConnId, Event, Frontend};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{Cc, ControllerKind, Csts};
@@ -23,9 +25,11 @@ pub(super) struct Controller {
     pub(super) kato_ms: u32,
     /// When the host counts as gone.
     pub(super) deadline: Nanos,
-    /// What Set Features keeps: asynchronous events and temperature threshold, which change nothing here.
+    /// Asynchronous events that the host wants.
     pub(super) async_events: u32,
-    pub(super) temperature: u32,
+    pub(super) events: Events,
+    /// Temperatures in kelvin that the host wants to hear of: over, under.
+    pub(super) thresholds: [u16; 2],
 }
 
 impl Default for Controller {
@@ -42,8 +46,9 @@ impl Default for Controller {
             queues: 0,
             kato_ms: 0,
             deadline: Nanos::NEVER,
-            async_events: 0,
-            temperature: 0,
+            async_events: ENABLED_AT_FIRST,
+            events: Events::default(),
+            thresholds: THRESHOLDS_K,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::config::TargetConfig;
 use super::connection::State;
 use super::controller::Controller;
 use super::deadline::{DISCOVERY_KATO_MS, KATO_MS_MAX};
+use super::events::ENABLED_AT_FIRST;
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{
     CONNECT_AUTH_REQUIRED, Cap, Cc, Connect, ConnectData, ConnectRefusal, ControllerKind, Csts,
@@ -187,6 +188,8 @@ impl Frontend {
             admin: c as u16,
             queues: if kind == ControllerKind::Io { self.config.limits.io_queues_max } else { 0 },
             kato_ms,
+            // A discovery controller has no event to tell.
+            async_events: if kind == ControllerKind::Io { ENABLED_AT_FIRST } else { 0 },
             ..Controller::default()
         };
         Ok(k)
@@ -277,6 +280,8 @@ impl Frontend {
         controller.cc = new;
         if was_enabled && !new.enable() {
             controller.csts = Csts::default();
+            self.forget_features(k);
+            self.forget_events(k);
             self.close_io_queues(k);
         }
         if new.shutdown() != 0 {

@@ -2,25 +2,27 @@
 //! atomicity and zeroes by the shard.
 
 use super::Frontend;
-use super::admin::AER_MAX;
+use super::access::{ANACAP, TRANSITION_S};
 use super::config::{Limits, NamespaceConfig, VERIFY_BYTES_MAX, ZEROES_BYTES_MAX};
 use super::connection::Page;
 use super::deadline::KAS_100MS;
+use super::events::{AER_MAX, NOTICES};
 use super::fabrics::VERSION;
 use ibid_wire::nvme_tcp::{
     CAPSULE_BYTES, COMMON_BYTES, ControllerKind, Cqe, DISCOVERY_NQN, IDENTIFY_BYTES, Identify,
     IdentifyController, IdentifyIndependentNamespace, IdentifyNamespace, IdentifyNvmController,
-    NamespaceId, Status, cns, csi, emit_descriptors, emit_namespace_list, fuses, oncs, put_nqn,
+    NamespaceId, Status, cns, csi, emit_controller_list, emit_descriptors, emit_namespace_list,
+    fuses, oncs, put_nqn,
 };
 
-/// A subsystem with several ports and controllers.
-const CMIC: u8 = 1 << 0 | 1 << 1;
+/// A subsystem with several ports and controllers, which tells asymmetric access.
+const CMIC: u8 = 1 << 0 | 1 << 1 | 1 << 3;
 /// A namespace that several controllers may attach.
 const NMIC: u8 = 1 << 0;
 /// 128-bit host identifiers.
 const CTRATT_HOSTID128: u32 = 1 << 0;
-/// Log pages: commands and effects, extended offsets.
-const LPA: u8 = 1 << 1 | 1 << 2;
+/// Log pages: commands and effects, extended offsets, and the pages that say what is supported.
+const LPA: u8 = 1 << 1 | 1 << 2 | 1 << 5;
 /// Slot 1 only, read-only.
 const FRMW: u8 = 1 << 1 | 1;
 /// SGLs are supported; an in-capsule SGL's address is an offset.
@@ -29,7 +31,11 @@ const SGLS: u32 = 1 << 0 | 1 << 20;
 const SQES: u8 = 6 << 4 | 6;
 const CQES: u8 = 4 << 4 | 4;
 /// Optional commands that there are.
-const ONCS: u16 = oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | oncs::VERIFY;
+const ONCS: u16 = oncs::COMPARE
+    | oncs::DATASET_MANAGEMENT
+    | oncs::WRITE_ZEROES
+    | oncs::SAVE_AND_SELECT
+    | oncs::VERIFY;
 /// Atomic write units of its own (NAWUN, NAWUPF, NACWU), and preferred granularities.
 const NSFEAT: u8 = 1 << 1 | 1 << 4;
 /// Deallocated blocks read as zeroes; Write Zeroes may deallocate.
@@ -50,7 +56,8 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
 impl Frontend {
     /// What an Identify asks for, if we have it (C30).
     pub(super) fn judge_identify(&self, k: usize, request: Identify) -> Result<Page, Status> {
-        let page = Page::Identify { cns: request.cns, nsid: request.nsid };
+        let Identify { cns, nsid, cntid, .. } = request;
+        let page = Page::Identify { cns, nsid, cntid };
         if self.controllers[k].kind == ControllerKind::Discovery {
             return if request.cns == cns::CONTROLLER {
                 Ok(page)
@@ -65,21 +72,22 @@ impl Frontend {
             {
                 Err(Status::INVALID_FIELD)
             }
-            cns::SET_CONTROLLER => Ok(page),
+            cns::SET_CONTROLLER | cns::CONTROLLER_LIST => Ok(page),
             // "All namespaces" as a question asks for what they have in common, which is nothing without namespace management.
-            cns::NAMESPACE | cns::DESCRIPTORS | cns::SET_NAMESPACE | cns::INDEPENDENT_NAMESPACE => {
+            cns::NAMESPACE
+            | cns::DESCRIPTORS
+            | cns::SET_NAMESPACE
+            | cns::INDEPENDENT_NAMESPACE
+            | cns::ALLOCATED_NAMESPACE
+            | cns::ATTACHED_CONTROLLERS => {
                 if self.namespace(request.nsid).is_some() {
                     Ok(page)
                 } else {
                     Err(Status::INVALID_NAMESPACE)
                 }
             }
-            cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST => {
-                if request.nsid < 0xffff_fffe {
-                    Ok(page)
-                } else {
-                    Err(Status::INVALID_NAMESPACE)
-                }
+            cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST | cns::ALLOCATED_LIST => {
+                if request.nsid < 0xffff_fffe { Ok(page) } else { Err(Status::INVALID_NAMESPACE) }
             }
             _ => Err(Status::INVALID_FIELD),
         }
@@ -90,51 +98,74 @@ impl Frontend {
         self.config.namespaces.iter().find(|namespace| namespace.id() == nsid)
     }
 
-    /// Renders a structure into `scratch`; gives its length.
-    pub(super) fn render(&mut self, c: usize, page: Page) -> usize {
+    /// Renders a structure into `scratch`, or of a longer one the part around `from`; gives where that begins, and its length.
+    pub(super) fn render(&mut self, c: usize, page: Page, from: u64) -> (u64, usize) {
         let Some(k) = self.connections[c].controller.map(usize::from) else {
-            return 0;
+            return (0, 0);
         };
         match page {
-            Page::Identify { cns, nsid } => {
-                self.render_identify(k, cns, nsid);
-                IDENTIFY_BYTES
+            Page::Identify { cns, nsid, cntid } => {
+                self.render_identify(k, cns, nsid, cntid);
+                (0, IDENTIFY_BYTES)
             }
-            Page::Log { lid } => self.render_log(k, lid),
+            Page::Log { lid, specific } => self.render_log(k, lid, specific, from),
             Page::HostId => {
                 let hostid = self.controllers[k].hostid;
                 self.scratch[..hostid.len()].copy_from_slice(&hostid);
-                hostid.len()
+                (0, hostid.len())
             }
             Page::Auth => {
                 let message = self.connections[c].auth.message();
                 self.scratch[..message.len()].copy_from_slice(message);
-                message.len()
+                (0, message.len())
             }
         }
     }
 
-    fn render_identify(&mut self, k: usize, what: u8, nsid: u32) {
-        if what == cns::CONTROLLER {
-            self.identify_controller(k).emit(&mut self.scratch[..]);
-            return;
+    /// This node's I/O controllers from an identifier on. Those of the peer node are not known here.
+    fn render_controllers(&mut self, from: u16) {
+        let controllers = &self.controllers;
+        let above = |floor: u32| {
+            controllers
+                .iter()
+                .filter(|controller| controller.id != 0 && controller.kind == ControllerKind::Io)
+                .map(|controller| controller.id)
+                .filter(|&id| u32::from(id) >= floor)
+                .min()
+        };
+        let ids = core::iter::successors(above(from.into()), |&id| above(u32::from(id) + 1));
+        emit_controller_list(ids, &mut self.scratch);
+    }
+
+    fn render_identify(&mut self, k: usize, what: u8, nsid: u32, cntid: u16) {
+        match what {
+            cns::CONTROLLER => {
+                self.identify_controller(k).emit(&mut self.scratch[..]);
+                return;
+            }
+            // Every namespace is attached to every controller.
+            cns::CONTROLLER_LIST | cns::ATTACHED_CONTROLLERS => {
+                self.render_controllers(cntid);
+                return;
+            }
+            _ => {}
         }
         let limits = self.config.limits;
         let namespace = self.namespace(nsid).copied();
         let out = &mut self.scratch;
         out.fill(0);
         match (what, namespace) {
-            (cns::NAMESPACE, Some(namespace)) => {
+            // What is allocated is attached.
+            (cns::NAMESPACE | cns::ALLOCATED_NAMESPACE, Some(namespace)) => {
                 identify_namespace(&namespace, &limits).emit(&mut out[..])
             }
             (cns::DESCRIPTORS, Some(namespace)) => {
-                emit_descriptors(
-                    &NamespaceId { nguid: namespace.nguid, uuid: namespace.uuid },
-                    out,
-                );
+                let NamespaceConfig { nguid, uuid, .. } = namespace;
+                emit_descriptors(&NamespaceId { eui64: namespace.eui64(), nguid, uuid }, out);
             }
-            (cns::INDEPENDENT_NAMESPACE, Some(_)) => {
-                IdentifyIndependentNamespace { nsfeat: NSFEAT, nmic: NMIC, nstat: 1 }
+            (cns::INDEPENDENT_NAMESPACE, Some(namespace)) => {
+                let anagrpid = namespace.id();
+                IdentifyIndependentNamespace { nsfeat: NSFEAT, nmic: NMIC, anagrpid, nstat: 1 }
                     .emit(&mut out[..]);
             }
             (cns::SET_CONTROLLER, _) => {
@@ -152,7 +183,7 @@ impl Frontend {
                 // Of ranges and blocks in one Dataset Management there may be as many as its fields can say.
                 IdentifyNvmController { vsl, wzsl, dmrl: 0, dmrsl, dmsl: 0 }.emit(&mut out[..]);
             }
-            (cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST, _) => {
+            (cns::NAMESPACE_LIST | cns::SET_NAMESPACE_LIST | cns::ALLOCATED_LIST, _) => {
                 // In ascending order, whatever order they are configured in: each time the smallest above the one before.
                 let namespaces = &self.config.namespaces;
                 let above = |floor: u32| {
@@ -191,7 +222,7 @@ impl Frontend {
             mdts: (transfer.ilog2() - PAGE_SHIFT) as u8,
             cntlid: controller.id,
             version: VERSION,
-            oaes: 0,
+            oaes: for_io(NOTICES),
             ctratt: CTRATT_HOSTID128,
             kind: controller.kind as u8,
             oacs: 0,
@@ -201,6 +232,10 @@ impl Frontend {
             lpa: for_io(LPA.into()) as u8 | 1 << 2,
             elpe: 0,
             kas: KAS_100MS,
+            anatt: for_io(TRANSITION_S.into()) as u8,
+            anacap: for_io(ANACAP.into()) as u8,
+            anagrpmax: for_io(highest),
+            nanagrpid: for_io(config.namespaces.len() as u32),
             sqes: for_io(SQES.into()) as u8,
             cqes: for_io(CQES.into()) as u8,
             maxcmd: config.limits.queue_depth_max,
@@ -246,7 +281,9 @@ fn identify_namespace(namespace: &NamespaceConfig, limits: &Limits) -> IdentifyN
         npdg: granule,
         npda: granule,
         nows: atomic,
+        anagrpid: namespace.id(),
         nguid: namespace.nguid,
+        eui64: namespace.eui64(),
         lbaf0_metadata: 0,
         lbaf0_shift: namespace.lba_bytes.ilog2() as u8,
     }

@@ -51,6 +51,9 @@ impl Frontend {
         }
         let namespace = *self.namespace(sqe.nsid).ok_or(Status::INVALID_NAMESPACE)?;
         let volume = namespace.volume;
+        if let Some(status) = self.access_refusal(volume) {
+            return Err(status);
+        }
         let cmd = self.command_id(c, slot);
         let io = Io::parse(sqe);
         let bytes = u64::from(io.blocks) * u64::from(namespace.lba_bytes);
@@ -157,6 +160,12 @@ impl Frontend {
     pub(super) fn deallocate(&mut self, c: usize, slot: u16, sqe: &Sqe, bytes: usize) {
         let request = Deallocate::parse(sqe);
         let namespace = self.namespace(sqe.nsid).copied();
+        // Access may have changed while the list was on its way.
+        let refusal = namespace.and_then(|namespace| self.access_refusal(namespace.volume));
+        if let Some(status) = refusal {
+            self.respond(c, slot, status, 0);
+            return;
+        }
         let (Some(namespace), true) = (namespace, request.deallocate) else {
             // A hint (no AD) changes nothing.
             self.respond(c, slot, Status::SUCCESS, 0);

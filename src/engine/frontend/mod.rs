@@ -11,9 +11,10 @@
 //! FE-5  once a connection begins to close, no command of it is the shard's any more: each was abandoned before the call ended.
 //! FE-6  a fused write is told with the compare of the same range that came directly before it on its queue, or not at all.
 //!
-//! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, ANA, and the arithmetic of authentication
-//! (`chap`).
+//! Not here: sockets (`driver`), payload digests (`runtime`), the log and the volumes, the arithmetic of authentication (`chap`), and who
+//! may be reached by which path ([`Frontend::set_access`] is told).
 
+mod access;
 mod admin;
 mod admission;
 mod audit;
@@ -25,10 +26,13 @@ mod connection;
 mod controller;
 mod deadline;
 mod discovery;
+mod events;
 mod fabrics;
+mod features;
 mod fused;
 mod identify;
 mod io;
+mod logs;
 mod receive;
 mod stage;
 mod transmit;
@@ -37,9 +41,13 @@ mod transmit;
 mod tests;
 
 pub use auth_commands::{AuthAnswer, AuthJob};
-pub use config::{AuthConfig, HostAuth, Limits, NamespaceConfig, TargetConfig};
+pub use config::{
+    AuthConfig, HostAuth, Limits, NamespaceConfig, REFERRALS_MAX, Referral, TargetConfig,
+};
+pub use ibid_wire::nvme_tcp::AnaState;
 pub use stage::{Piece, PieceList, SEND_PIECES_MAX};
 
+use access::Access;
 use admission::Places;
 use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use auth::HostKeys;
@@ -259,6 +267,7 @@ pub struct Frontend {
     auth_seqnum: u32,
     events: VecDeque<Event>,
     events_max: usize,
+    access: Access,
     /// Where small structures are rendered before a part of them is staged.
     scratch: Box<[u8; IDENTIFY_BYTES]>,
     counters: Counters,
@@ -276,7 +285,8 @@ impl Frontend {
         config.check();
         let limits = config.limits;
         // One call gives at most two events per slot (controllers that end take all their queues with them), a range event per range
-        // of one command, and three `Attend` per connection (its own deadline, its controller's, a failure that is due).
+        // of one command, and three `Attend` per connection (its own deadline, its controller's or what a change of access has to tell, a
+        // failure that is due).
         let slots = usize::from(limits.connections_max) * usize::from(limits.queue_depth_max);
         let events_max = slots * 2
             + io::RANGES_MAX
@@ -294,6 +304,7 @@ impl Frontend {
             auth_seqnum: 0,
             events: VecDeque::with_capacity(events_max),
             events_max,
+            access: Access::new(config.namespaces.len(), config.access),
             scratch: Box::new([0; IDENTIFY_BYTES]),
             counters: Counters::default(),
             now: Nanos::ZERO,
@@ -535,6 +546,19 @@ impl Frontend {
     }
 
     fn push(&mut self, event: Event) {
+        if let Event::Write { volume, .. }
+        | Event::Read { volume, .. }
+        | Event::Compare { volume, .. }
+        | Event::Verify { volume, .. }
+        | Event::Zeroes { volume, .. }
+        | Event::Flush { volume, .. } = event
+        {
+            let refusal = self.access_refusal(volume);
+            assert!(
+                refusal.is_none(),
+                "ANA-1: the shard is told of a command to what is {refusal:?}"
+            );
+        }
         assert!(self.events.len() < self.events_max, "events were not drained");
         self.events.push_back(event);
     }

@@ -5,8 +5,9 @@ use super::stage::{After, LAST_WORD_ROOM, PieceList};
 use super::{ConnId, Event, Frontend};
 use ibid_units::{Nanos, Span};
 use ibid_wire::nvme_tcp::{
-    CAPSULE_BYTES, COMMON_BYTES, CommonHeader, Cqe, DIGEST_BYTES, DataPdu, FatalError,
-    IDENTIFY_BYTES, PduKind, R2t, RESPONSE_BYTES, SHORT_BYTES, Status, TermReq, crc32c, pdu_flag,
+    CAPSULE_BYTES, COMMON_BYTES, CommonHeader, Cqe, DIGEST_BYTES, DataPdu, DiscoveryRecord,
+    FatalError, IDENTIFY_BYTES, PduKind, R2t, RESPONSE_BYTES, SHORT_BYTES, Status, TermReq, crc32c,
+    pdu_flag,
 };
 
 /// Most bytes of a data PDU's header with digest and padding (HPDA ≤ 31).
@@ -187,11 +188,13 @@ impl Frontend {
         else {
             unreachable!("only a reply is staged as one");
         };
-        let len = (bytes - sent).min(IDENTIFY_BYTES as u32);
-        let page_bytes = self.render(c, page) as u64;
-        let from = (at + u64::from(sent)).min(page_bytes);
-        let held = (page_bytes - from).min(u64::from(len)) as usize;
-        let from = from as usize;
+        let from = at + u64::from(sent);
+        let (begins, rendered) = self.render(c, page, from);
+        // A page that is rendered in parts is sent in these parts; behind its end there are zeroes.
+        let room = IDENTIFY_BYTES as u64 - (from - begins) % DiscoveryRecord::BYTES as u64;
+        let len = (bytes - sent).min(room as u32);
+        let from = (from - begins).min(rendered as u64) as usize;
+        let held = (rendered - from).min(len as usize);
         let is_last = sent + len == bytes;
         let cid = self.connections[c].slots[usize::from(slot)].cid;
         let pdu = DataPdu { cccid: cid, ttag: 0, datao: sent, datal: len };

@@ -1,14 +1,16 @@
 //! The shard of a node that takes data from its source: frames into its own log, its own log onto its disk, CPs into its volumes.
-//! It listens to nobody else. Everything it has to say is in reports.
+//! It takes data from nobody else (DST-3, `standby`). Everything it has to say is in reports.
 //! DST-1  a report's `durable` is what the log device has flushed, contiguous from the last CP on.
 
 mod answers;
 mod point;
 mod receive;
 mod session;
+mod standby;
 
 pub(crate) use session::Batches;
 
+use crate::auth::AuthRoom;
 use crate::disks::{Disks, Work};
 use crate::frames::{FrameBuffer, Session};
 use crate::layout::{Layout, Span64};
@@ -23,13 +25,15 @@ use crate::snapshot::{
 use crate::superblock::SuperblockWriter;
 use crate::trouble::Trouble;
 use answers::AnswerSlot;
-use ibid_driver::{Arena, Disk, DiskError, Port};
+use ibid_driver::{Arena, Disk, DiskError, Port, Streams};
+use ibid_engine::frontend::TargetConfig;
 use ibid_engine::link::Received;
 use ibid_engine::log::{LogGeometry, Mirror};
 use ibid_engine::point::{Apply, CpList, ListReceiver, Side};
 use ibid_units::{Lsn, Mutant, Nanos};
 use ibid_wire::disk::{self, ENTRY_BYTES};
 use ibid_wire::peer::{Ask, Hello, HelloAnswer};
+use standby::Standby;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -43,9 +47,10 @@ const _: () = assert!(4 * JOBS_MAX > BATCH_OPS_MAX + OTHER_OPS_MAX);
 const AWAY_AFTER: Nanos = Nanos::from_millis(2000);
 
 /// The destination's shard.
-pub struct Destination<P, D> {
+pub struct Destination<P, D, S> {
     port: P,
     core: Core<D>,
+    standby: Option<Standby<S>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -142,14 +147,16 @@ struct Core<D> {
     rx_repeated: u64,
 }
 
-impl<P: Port, D: Disk> Destination<P, D> {
-    /// A destination over what recovery found and its link; the arena is as long as `layout` says.
+impl<P: Port, D: Disk, S: Streams> Destination<P, D, S> {
+    /// A destination over what recovery found and its link; the arena is as long as `layout` says. With a target hosts may connect, to
+    /// volumes that are inaccessible here.
     pub fn new(
         node: NodeConfig,
         layout: Layout,
         arena: Arc<Arena>,
         recovered: Recovered<D>,
         port: P,
+        target: Option<(TargetConfig, S)>,
     ) -> Self {
         let Recovered { disk, superblock, log: found, report, .. } = recovered;
         let memory = ArenaMemory(arena.clone());
@@ -217,7 +224,20 @@ impl<P: Port, D: Disk> Destination<P, D> {
             rx_repeated: 0,
             superblock: SuperblockWriter::new(superblock, layout.superblock),
         };
-        Self { port, core }
+        let standby = target.map(|(config, streams)| Standby::new(config, streams));
+        Self { port, core, standby }
+    }
+
+    /// Has what hosts' authentications want computed done in this room. Without one they all fail.
+    pub fn authenticate_in(&mut self, room: Arc<AuthRoom>) {
+        if let Some(standby) = &mut self.standby {
+            standby.authenticate_in(room);
+        }
+    }
+
+    /// The streams, for whoever must know where they listen.
+    pub fn streams(&self) -> Option<&S> {
+        self.standby.as_ref().map(Standby::streams)
     }
 
     /// The newest entry that it holds durably with all before it.
@@ -226,16 +246,22 @@ impl<P: Port, D: Disk> Destination<P, D> {
     }
 }
 
-impl<P: Port, D: Disk> Shard for Destination<P, D> {
+impl<P: Port, D: Disk, S: Streams> Shard for Destination<P, D, S> {
     fn turn(&mut self, now: Nanos) -> bool {
-        let Self { port, core } = self;
+        let Self { port, core, standby } = self;
         let mut busy =
             port.receive(RECEIVE_FRAMES, &mut |datagram| core.frame_came(now, datagram)) > 0;
         busy |= core.poll_disks(now);
         busy |= core.take_batches(now);
         busy |= core.point_turn(now);
         busy |= core.speak(now, port);
+        if let Some(standby) = standby {
+            busy |= standby.turn(now);
+        }
         core.stop_turn();
+        if let (Some(_), Some(standby)) = (core.stopped, standby) {
+            standby.close();
+        }
         port.flush();
         busy
     }
@@ -244,6 +270,12 @@ impl<P: Port, D: Disk> Shard for Destination<P, D> {
         let reply = match command.kind {
             CommandKind::Snapshot(mut snapshot) => {
                 self.core.fill(now, &mut snapshot, &self.port);
+                let clients = self.standby.as_ref().map(Standby::clients);
+                snapshot.target = clients.map_or([0; 3], |clients| {
+                    [clients.frontend.controllers_open(), clients.connections(), 0]
+                });
+                let frontend = clients.map(|clients| &clients.frontend);
+                snapshot.take_access(frontend, self.core.volumes.len());
                 Reply::Snapshot(snapshot)
             }
             CommandKind::Cp
@@ -258,6 +290,9 @@ impl<P: Port, D: Disk> Shard for Destination<P, D> {
 
     fn begin_stop(&mut self, _now: Nanos) {
         self.core.stopping = true;
+        if let Some(standby) = &mut self.standby {
+            standby.begin_stop();
+        }
     }
 
     fn stopped(&self) -> Option<Stop> {
@@ -266,7 +301,10 @@ impl<P: Port, D: Disk> Shard for Destination<P, D> {
 
     fn wait(&mut self, span: Nanos) {
         // A DPDK port has nothing to wait on: the link is looked at again after the span.
-        std::thread::sleep(std::time::Duration::from_nanos(span.get()));
+        match &mut self.standby {
+            Some(standby) => standby.wait(span),
+            None => std::thread::sleep(std::time::Duration::from_nanos(span.get())),
+        }
     }
 }
 
@@ -426,7 +464,6 @@ impl<D: Disk> Core<D> {
         snapshot.rx_repeated = self.rx_repeated;
         snapshot.rx_refused = self.rx_refused;
         snapshot.copied = self.copied;
-        snapshot.target = [0; 3];
         snapshot.take_tables(&self.volumes, &self.times);
     }
 }

@@ -186,6 +186,11 @@ impl<D: Disk> Core<D> {
         any
     }
 
+    /// Takes a compare off those that wait for memory.
+    pub(super) fn next_waiting_compare(&mut self) -> Option<u32> {
+        self.compares.waiting.iter_mut().find_map(VecDeque::pop_front)
+    }
+
     /// Data of a compare is in its memory.
     pub(super) fn compare_arrived(
         &mut self,

@@ -317,16 +317,16 @@ impl<D: Disk> Core<D> {
     /// Ends what waits here: nothing becomes durable any more.
     pub(super) fn fail_fused_waiting(&mut self, now: Nanos) {
         while let Some(barred) = self.fused.barred.pop_front() {
-            self.end_unlogged(now, barred.write, Status::WRITE_FAULT);
+            self.end_unlogged(now, barred.write, Status::ANA_INACCESSIBLE);
         }
         for at in (0..self.fused.pairs.len()).rev() {
             let write = self.fused.pairs[at].write;
             if self.writes.get(write).state == WriteState::Paired {
-                self.end_fused(now, write, Status::WRITE_FAULT);
+                self.end_fused(now, write, Status::ANA_INACCESSIBLE);
             }
         }
         while let Some(write) = self.fused.waiting.pop_front() {
-            self.end_fused(now, write, Status::WRITE_FAULT);
+            self.end_fused(now, write, Status::ANA_INACCESSIBLE);
         }
     }
 }

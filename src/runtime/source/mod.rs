@@ -1,6 +1,7 @@
 //! The shard of a node that takes writes: clients on one side, the peer on the other, log and volumes below.
 //! One turn moves everything that can move; nothing in it waits.
 
+mod access;
 mod between;
 mod bring;
 mod clients;
@@ -42,7 +43,7 @@ use fetch::{Fetch, Piece};
 use fused::Fused;
 use heal::Heal;
 use ibid_driver::{Arena, Disk, DiskError, Port, PortCounters, Streams};
-use ibid_engine::frontend::TargetConfig;
+use ibid_engine::frontend::{AnaState, TargetConfig};
 use ibid_engine::link::{Asker, Item, Sender as LinkSender};
 use ibid_engine::log::{LogGeometry, SourceLog, SourceLogConfig};
 use ibid_engine::point::{Apply, CpList, Lister, Side};
@@ -120,6 +121,8 @@ struct Core<D> {
 
     // Clients.
     clients: Clients,
+    /// Hosts were told that this node is a path to its volumes.
+    serves: bool,
     queue_depth: usize,
     command_table: Vec<CommandTable>,
     writes: Slots<WriteSlot>,
@@ -303,7 +306,8 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             fault: None,
             fault_since: Nanos::ZERO,
             now: Nanos::ZERO,
-            clients: Clients::new(config.target),
+            clients: Clients::new(TargetConfig { access: AnaState::Optimized, ..config.target }),
+            serves: true,
             queue_depth: usize::from(limits.queue_depth_max),
             command_table: vec![CommandTable::default(); commands_max],
             writes: Slots::new(writes_max, WriteSlot::EMPTY),
@@ -403,6 +407,7 @@ impl<P: Port, D: Disk, S: Streams> Shard for Source<P, D, S> {
         core.now = now;
         let mut busy = core.poll_clients(now, Nanos::ZERO, streams);
         core.begin(now);
+        core.access_turn(now);
         busy |= core.receive_clients(now, streams);
         busy |= port.receive(RECEIVE_FRAMES, &mut |datagram| core.frame_came(now, datagram)) > 0;
         busy |= core.poll_disks(now);
@@ -609,6 +614,7 @@ impl<D: Disk> Core<D> {
             [clients.frontend.controllers_open(), clients.connections(), self.commands];
         snapshot.auth = clients.auth_counters();
         snapshot.take_tables(&self.volumes, &self.times);
+        snapshot.take_access(Some(&clients.frontend), self.volumes.len());
     }
 
     pub(super) fn set_fault(&mut self, now: Nanos, fault: Fault) {

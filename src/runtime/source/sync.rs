@@ -11,6 +11,7 @@ use ibid_driver::Disk;
 use ibid_engine::log::RecoveredLog;
 use ibid_units::{CpId, Lsn, Mutant, Nanos};
 use ibid_wire::disk::{self, Superblock};
+use ibid_wire::nvme_tcp::Status;
 use ibid_wire::peer::HelloRefusal;
 
 /// What a source does without its peer.
@@ -312,7 +313,8 @@ impl<D: Disk> Core<D> {
         }
         self.sync.expire_at = now.after(EXPIRE_EVERY);
         for place in 0..self.writes.count() as u32 {
-            self.sync.expired += u64::from(self.expire_write(now, place, self.sync.stall_timeout));
+            let (limit, status) = (self.sync.stall_timeout, Status::COMMAND_INTERRUPTED);
+            self.sync.expired += u64::from(self.expire_write(now, place, limit, status));
         }
     }
 

@@ -171,7 +171,8 @@ impl<D: Disk> Core<D> {
             placed: now,
         };
         let refusal = match (self.fault, self.stopping) {
-            (Some(_), _) => Some(Status::WRITE_FAULT),
+            // Hosts are told in the turn that follows.
+            (Some(_), _) => Some(Status::ANA_INACCESSIBLE),
             (None, Some(_)) => Some(Status::COMMAND_INTERRUPTED),
             (None, None) => None,
         };
@@ -521,12 +522,12 @@ impl<D: Disk> Core<D> {
                 .cmd
                 .filter(|_| self.writes.get(place).state == WriteState::Waiting)
             {
-                self.complete(cmd, Status::WRITE_FAULT);
+                self.complete(cmd, Status::ANA_INACCESSIBLE);
             }
             self.give_write(place);
         }
         while let Some(place) = self.late.pop_front() {
-            self.drop_late(now, place, Status::WRITE_FAULT);
+            self.drop_late(now, place, Status::ANA_INACCESSIBLE);
         }
     }
 
@@ -718,17 +719,23 @@ impl<D: Disk> Core<D> {
     }
 
     /// Ends a write that has waited for `limit`, if it is one that can be ended; true where it was. Its host is asked to send it again.
-    pub(super) fn expire_write(&mut self, now: Nanos, place: u32, limit: Nanos) -> bool {
+    pub(super) fn expire_write(
+        &mut self,
+        now: Nanos,
+        place: u32,
+        limit: Nanos,
+        status: Status,
+    ) -> bool {
         let WriteSlot { state, cmd, parsed, .. } = *self.writes.get(place);
         let Some(cmd) = cmd.filter(|_| now.since(parsed) >= limit) else { return false };
         match state {
             WriteState::Waiting | WriteState::Late | WriteState::Paired | WriteState::Barred => {
-                self.end_fused(now, place, Status::COMMAND_INTERRUPTED);
+                self.end_fused(now, place, status);
             }
             // It stays in the log, and comes before what is sent again.
             WriteState::Logged => {
                 self.release_compare(now, place);
-                self.complete(cmd, Status::COMMAND_INTERRUPTED);
+                self.complete(cmd, status);
                 self.unlink(cmd, place);
             }
             // Its own host is slow: the target's time limits are for that.

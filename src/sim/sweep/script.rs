@@ -591,11 +591,12 @@ impl Script {
                 world.model.drop_read(reading);
                 self.reads_fail && done.status == Status::UNRECOVERED_READ_ERROR
             }
-            Under::Writes(_) => self.lenient && done.status == Status::WRITE_FAULT,
-            Under::Nothing => false,
+            Under::Writes(_) | Under::Nothing => false,
         };
+        // A node that has failed is no path any more.
+        let turned_away = self.lenient && done.status == Status::ANA_INACCESSIBLE;
         assert!(
-            allowed || done.status == Status::COMMAND_INTERRUPTED,
+            allowed || turned_away || done.status == Status::COMMAND_INTERRUPTED,
             "a command ends with {}",
             done.status
         );

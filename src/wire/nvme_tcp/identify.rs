@@ -23,6 +23,14 @@ pub mod cns {
     pub const SET_NAMESPACE_LIST: u8 = 0x07;
     /// Namespace, independent of command sets.
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
+    /// List of allocated namespaces.
+    pub const ALLOCATED_LIST: u8 = 0x10;
+    /// Namespace that is allocated, attached or not.
+    pub const ALLOCATED_NAMESPACE: u8 = 0x11;
+    /// List of controllers that a namespace is attached to.
+    pub const ATTACHED_CONTROLLERS: u8 = 0x12;
+    /// List of controllers.
+    pub const CONTROLLER_LIST: u8 = 0x13;
     /// Command sets of the controller.
     pub const COMMAND_SETS: u8 = 0x1c;
 }
@@ -41,6 +49,8 @@ pub mod oncs {
     pub const DATASET_MANAGEMENT: u16 = 1 << 2;
     /// Write Zeroes.
     pub const WRITE_ZEROES: u16 = 1 << 3;
+    /// Save and Select fields of features.
+    pub const SAVE_AND_SELECT: u16 = 1 << 4;
     /// Verify.
     pub const VERIFY: u16 = 1 << 7;
 }
@@ -98,6 +108,14 @@ layout! {
         elpe: u8 = 262,
         /// Granularity of the keep-alive timer, in 100 ms.
         kas: u16 = 320,
+        /// Longest time in the ANA state "change", in seconds.
+        anatt: u8 = 342,
+        /// ANA states that are told, see [`super::AnaState::capability`]; bit 6: no namespace changes its group.
+        anacap: u8 = 343,
+        /// Highest ANA group.
+        anagrpmax: u32 = 344,
+        /// ANA groups.
+        nanagrpid: u32 = 348,
         /// Submission entry sizes.
         sqes: u8 = 512,
         /// Completion entry sizes.
@@ -176,8 +194,12 @@ layout! {
         npda: u16 = 70,
         /// Optimal write size, minus one.
         nows: u16 = 72,
+        /// ANA group.
+        anagrpid: u32 = 92,
         /// Globally unique identifier.
         nguid: [u8; 16] = 104,
+        /// Extended unique identifier.
+        eui64: [u8; 8] = 120,
         /// Metadata bytes of format 0.
         lbaf0_metadata: u16 = 128,
         /// Logical block of format 0 as a power of two.
@@ -192,6 +214,8 @@ layout! {
         nsfeat: u8 = 0,
         /// Sharing.
         nmic: u8 = 1,
+        /// ANA group.
+        anagrpid: u32 = 4,
         /// State: bit 0 is ready.
         nstat: u8 = 14,
     }
@@ -216,12 +240,15 @@ layout! {
 /// Names of a namespace that no restart may change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NamespaceId {
+    /// EUI64 (descriptor type 1).
+    pub eui64: [u8; 8],
     /// NGUID (descriptor type 2).
     pub nguid: [u8; 16],
     /// UUID (descriptor type 3).
     pub uuid: [u8; 16],
 }
 
+const DESCRIPTOR_EUI64: u8 = 1;
 const DESCRIPTOR_NGUID: u8 = 2;
 const DESCRIPTOR_UUID: u8 = 3;
 const DESCRIPTOR_CSI: u8 = 4;
@@ -232,6 +259,7 @@ pub fn emit_descriptors(id: &NamespaceId, out: &mut [u8; IDENTIFY_BYTES]) {
     out.fill(0);
     let mut at = 0;
     for (kind, bytes) in [
+        (DESCRIPTOR_EUI64, &id.eui64[..]),
         (DESCRIPTOR_NGUID, &id.nguid[..]),
         (DESCRIPTOR_UUID, &id.uuid[..]),
         (DESCRIPTOR_CSI, &[csi::NVM][..]),
@@ -254,6 +282,7 @@ pub fn parse_descriptors(bytes: &[u8; IDENTIFY_BYTES]) -> NamespaceId {
             break;
         }
         match (*kind, len) {
+            (DESCRIPTOR_EUI64, 8) => id.eui64 = Field::get(body),
             (DESCRIPTOR_NGUID, 16) => id.nguid = Field::get(body),
             (DESCRIPTOR_UUID, 16) => id.uuid = Field::get(body),
             _ => {}
@@ -274,5 +303,20 @@ pub fn emit_namespace_list(
         id.put(place);
         count += 1;
     }
+    count
+}
+
+/// Writes a controller list (CNS 12h and 13h) of the identifiers given, which ascend; returns how many fitted.
+pub fn emit_controller_list(
+    ids: impl Iterator<Item = u16>,
+    out: &mut [u8; IDENTIFY_BYTES],
+) -> usize {
+    out.fill(0);
+    let mut count = 0;
+    for (place, id) in out[2..].chunks_exact_mut(2).zip(ids) {
+        id.put(place);
+        count += 1;
+    }
+    (count as u16).put(&mut out[..2]);
     count
 }

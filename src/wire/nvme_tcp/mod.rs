@@ -32,12 +32,14 @@ pub use fabrics::{
 };
 pub use identify::{
     ControllerKind, IDENTIFY_BYTES, IdentifyController, IdentifyIndependentNamespace,
-    IdentifyNamespace, IdentifyNvmController, NamespaceId, cns, csi, emit_descriptors,
-    emit_namespace_list, fuses, oncs, parse_descriptors,
+    IdentifyNamespace, IdentifyNvmController, NamespaceId, cns, csi, emit_controller_list,
+    emit_descriptors, emit_namespace_list, fuses, oncs, parse_descriptors,
 };
 pub use logs::{
-    DiscoveryHeader, DiscoveryRecord, EFFECTS_SUPPORTED, EFFECTS_WRITES, FirmwareLog, HealthLog,
-    log_page,
+    AnaGroup, AnaHeader, AnaState, AsyncEvent, CHANGED_NAMESPACES_BYTES, DiscoveryHeader,
+    DiscoveryRecord, EFFECTS_CAPABILITY, EFFECTS_SUPPORTED, EFFECTS_WRITES, FirmwareLog, HealthLog,
+    IS_SUPPORTED, SCOPE_CONTROLLER, SCOPE_NAMESPACE, SUPPORTED_BYTES, entry_flag, event_bit,
+    log_page, parse_ana, subtype,
 };
 pub use params::{
     Deallocate, DsmRange, GetFeatures, GetLogPage, Identify, Io, SetFeatures, directive_type,

@@ -108,17 +108,28 @@ pub struct Identify {
     pub csi: u8,
     /// Namespace.
     pub nsid: u32,
+    /// Controller that a controller list begins at.
+    pub cntid: u16,
 }
 
 impl Identify {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self { cns: sqe.cdw10 as u8, csi: (sqe.cdw11 >> 24) as u8, nsid: sqe.nsid }
+        Self {
+            cns: sqe.cdw10 as u8,
+            csi: (sqe.cdw11 >> 24) as u8,
+            nsid: sqe.nsid,
+            cntid: (sqe.cdw10 >> 16) as u16,
+        }
+    }
+    /// A question about a namespace or the controller, of the NVM command set.
+    pub const fn of(cns: u8, nsid: u32) -> Self {
+        Self { cns, csi: super::csi::NVM, nsid, cntid: 0 }
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {
         let mut sqe = Sqe::new(opcode::IDENTIFY, cid, self.nsid);
-        sqe.cdw10 = self.cns as u32;
+        sqe.cdw10 = self.cns as u32 | (self.cntid as u32) << 16;
         sqe.cdw11 = (self.csi as u32) << 24;
         sqe.sgl = Sgl::transport(super::IDENTIFY_BYTES as u32);
         sqe
@@ -136,7 +147,18 @@ pub struct GetLogPage {
     pub offset: u64,
     /// The offset is an index of entries, which ibid does not support.
     pub by_index: bool,
+    /// Events that the page tells of stay as they are (RAE).
+    pub retain: bool,
+    /// Log specific field.
+    pub specific: u8,
+    /// Command set, where the page is of one.
+    pub csi: u8,
+    /// Namespace; 0 and FFFFFFFFh mean the controller.
+    pub nsid: u32,
 }
+
+/// Retain asynchronous event.
+const RAE: u32 = 1 << 15;
 
 impl GetLogPage {
     /// Reads them.
@@ -147,6 +169,23 @@ impl GetLogPage {
             bytes: (numd + 1) * 4,
             offset: sqe.cdw12 as u64 | (sqe.cdw13 as u64) << 32,
             by_index: sqe.cdw14 & 1 << 23 != 0,
+            retain: sqe.cdw10 & RAE != 0,
+            specific: (sqe.cdw10 >> 8 & 0x7f) as u8,
+            csi: (sqe.cdw14 >> 24) as u8,
+            nsid: sqe.nsid,
+        }
+    }
+    /// The first `bytes` of a page of the controller; events that it tells of are cleared.
+    pub const fn of(lid: u8, bytes: u32) -> Self {
+        Self {
+            lid,
+            bytes: bytes as u64,
+            offset: 0,
+            by_index: false,
+            retain: false,
+            specific: 0,
+            csi: 0,
+            nsid: u32::MAX,
         }
     }
     /// The command.
@@ -158,12 +197,15 @@ impl GetLogPage {
         assert!(self.bytes.is_multiple_of(4));
         assert!(self.bytes <= 4 << 32);
         let numd = self.bytes / 4 - 1;
-        let mut sqe = Sqe::new(opcode::GET_LOG_PAGE, cid, 0xffff_ffff);
-        sqe.cdw10 = self.lid as u32 | ((numd as u32) & 0xffff) << 16;
+        let mut sqe = Sqe::new(opcode::GET_LOG_PAGE, cid, self.nsid);
+        sqe.cdw10 = self.lid as u32
+            | (self.specific as u32 & 0x7f) << 8
+            | if self.retain { RAE } else { 0 }
+            | ((numd as u32) & 0xffff) << 16;
         sqe.cdw11 = (numd >> 16) as u32 & 0xffff;
         sqe.cdw12 = self.offset as u32;
         sqe.cdw13 = (self.offset >> 32) as u32;
-        sqe.cdw14 = (self.by_index as u32) << 23;
+        sqe.cdw14 = (self.by_index as u32) << 23 | (self.csi as u32) << 24;
         sqe.sgl = Sgl::transport(self.bytes as u32);
         sqe
     }
@@ -221,19 +263,22 @@ impl SetFeatures {
 pub struct GetFeatures {
     /// See [`feature`].
     pub fid: u8,
-    /// 0 current, 1 default, 2 saved, 3 capabilities; means nothing where features can't be saved.
+    /// 0 current, 1 default, 2 saved, 3 capabilities.
     pub select: u8,
+    /// Dword 11, which some features need.
+    pub value: u32,
 }
 
 impl GetFeatures {
     /// Reads them.
     pub const fn parse(sqe: &Sqe) -> Self {
-        Self { fid: sqe.cdw10 as u8, select: (sqe.cdw10 >> 8 & 7) as u8 }
+        Self { fid: sqe.cdw10 as u8, select: (sqe.cdw10 >> 8 & 7) as u8, value: sqe.cdw11 }
     }
     /// The command.
     pub const fn emit(&self, cid: u16) -> Sqe {
         let mut sqe = Sqe::new(opcode::GET_FEATURES, cid, 0);
         sqe.cdw10 = self.fid as u32 | (self.select as u32 & 7) << 8;
+        sqe.cdw11 = self.value;
         sqe
     }
 }

@@ -60,7 +60,9 @@ statuses! {
     WRITE_FAULT = 2/0x80, retry, "write fault";
     UNRECOVERED_READ_ERROR = 2/0x81, never, "unrecovered read error";
     COMPARE_FAILURE = 2/0x85, never, "compare failure";
+    ANA_PERSISTENT_LOSS = 3/0x01, retry, "asymmetric access persistent loss";
     ANA_INACCESSIBLE = 3/0x02, retry, "asymmetric access inaccessible";
+    ANA_TRANSITION = 3/0x03, retry, "asymmetric access transition";
 }
 
 impl Status {

@@ -69,16 +69,28 @@ fn commands_survive_the_wire() {
 
     let set = PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
     assert_eq!(PropertySet::parse(&set.emit(1)), set);
-    let log =
-        GetLogPage { lid: log_page::DISCOVERY, bytes: 4 << 32, offset: 1 << 40, by_index: false };
+    let log = GetLogPage {
+        lid: log_page::DISCOVERY,
+        bytes: 4 << 32,
+        offset: 1 << 40,
+        by_index: false,
+        retain: true,
+        specific: 0x55,
+        csi: 2,
+        nsid: 7,
+    };
     assert_eq!(GetLogPage::parse(&log.emit(1)), log);
-    let identify = Identify { cns: cns::COMMAND_SETS, csi: 2, nsid: 9 };
+    // NUMDL is bits 31:16, RAE bit 15, LSP bits 14:8, LID bits 7:0.
+    assert_eq!(log.emit(1).cdw10, 0xffff_d570);
+    let log = GetLogPage { by_index: true, ..GetLogPage::of(log_page::ANA, 4096) };
+    assert_eq!(GetLogPage::parse(&log.emit(1)), log);
+    let identify = Identify { cns: cns::COMMAND_SETS, csi: 2, nsid: 9, cntid: 0x1234 };
     assert_eq!(Identify::parse(&identify.emit(1)), identify);
     let dsm = Deallocate { ranges: 256, deallocate: true };
     assert_eq!(Deallocate::parse(&dsm.emit(1, 1)), dsm);
     let set = SetFeatures { fid: feature::QUEUES, save: true, value: 0x0007_0007 };
     assert_eq!(SetFeatures::parse(&set.emit(1)), set);
-    let get = GetFeatures { fid: feature::KEEP_ALIVE, select: 3 };
+    let get = GetFeatures { fid: feature::TEMPERATURE, select: 3, value: 1 << 20 };
     assert_eq!(GetFeatures::parse(&get.emit(1)), get);
 }
 
@@ -152,13 +164,57 @@ fn the_digest_is_crc32c() {
 
 #[test]
 fn namespace_descriptors_survive_and_a_broken_list_ends() {
-    let id = NamespaceId { nguid: [7; 16], uuid: [9; 16] };
+    let id = NamespaceId { eui64: [5; 8], nguid: [7; 16], uuid: [9; 16] };
     let mut bytes = [0xee; IDENTIFY_BYTES];
     emit_descriptors(&id, &mut bytes);
     assert_eq!(parse_descriptors(&bytes), id);
     assert_eq!(parse_descriptors(&[0xff; IDENTIFY_BYTES]), NamespaceId::default());
     assert_eq!(emit_namespace_list(1..=2000, &mut bytes), 1024);
     assert_eq!(bytes[4092..], 1024_u32.to_le_bytes());
+    assert_eq!(emit_controller_list([3, 0xffef].into_iter(), &mut bytes), 2);
+    assert_eq!(bytes[..8], [2, 0, 3, 0, 0xef, 0xff, 0, 0]);
+    assert_eq!(emit_controller_list(1.., &mut bytes), 2047);
+    assert_eq!(bytes[4094..], 2047_u16.to_le_bytes());
+}
+
+#[test]
+fn the_access_log_is_read_as_it_is_written_and_no_further() {
+    let mut bytes = [0; AnaHeader::BYTES + 2 * (AnaGroup::BYTES + 4)];
+    AnaHeader { changes: 9, groups: 2 }.emit(&mut bytes);
+    for (place, (group, state)) in
+        [(1, AnaState::Optimized), (7, AnaState::Inaccessible)].into_iter().enumerate()
+    {
+        let at = AnaHeader::BYTES + place * (AnaGroup::BYTES + 4);
+        AnaGroup { group, namespaces: 1, changes: 9, state: state as u8 }.emit(&mut bytes[at..]);
+        bytes[at + AnaGroup::BYTES] = group as u8;
+    }
+    let mut seen = [(0, None); 2];
+    let mut count = 0;
+    let changes = parse_ana(&bytes, |nsid, state| {
+        seen[count] = (nsid, state);
+        count += 1;
+    });
+    assert_eq!(changes, Ok(9));
+    assert_eq!(seen, [(1, Some(AnaState::Optimized)), (7, Some(AnaState::Inaccessible))]);
+    for len in 0..bytes.len() {
+        assert!(parse_ana(&bytes[..len], |_, _| {}).is_err(), "{len}");
+    }
+    // A group that claims more namespaces than there are bytes, as many as can be said.
+    bytes[AnaHeader::BYTES + 4..][..4].fill(0xff);
+    assert!(parse_ana(&bytes, |_, _| panic!("there is none")).is_err());
+    for code in 0..=255 {
+        let known = matches!(code & 15, 1..=4 | 15);
+        assert_eq!(AnaState::new(code).map(|state| state as u8), known.then_some(code & 15));
+    }
+}
+
+#[test]
+fn events_are_the_standards_dwords() {
+    assert_eq!(AsyncEvent::ACCESS.emit(), 0x000c_0302);
+    assert_eq!(AsyncEvent::TEMPERATURE.emit(), 0x0002_0101);
+    for event in [AsyncEvent::ACCESS, AsyncEvent::TEMPERATURE] {
+        assert_eq!(AsyncEvent::parse(event.emit()), event);
+    }
 }
 
 #[test]
@@ -184,7 +240,9 @@ fn identify_data_survives_the_wire() {
         npdg: 7,
         npda: 7,
         nows: 0,
+        anagrpid: 3,
         nguid: [3; 16],
+        eui64: [4; 8],
         lbaf0_metadata: 0,
         lbaf0_shift: 9,
     };

@@ -271,7 +271,7 @@ fn before_it_is_authenticated_a_connection_does_nothing_else() {
         PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
     let refused = |world: &mut World, conn, at: &str| {
         let commands = [
-            ("Identify", Identify { cns: cns::CONTROLLER, csi: 0, nsid: 0 }.emit(1)),
+            ("Identify", Identify::of(cns::CONTROLLER, 0).emit(1)),
             ("enable", enable.emit(1)),
             ("Property Get", PropertyGet { wide: Some(true), offset: property::CAP }.emit(1)),
             ("Keep Alive", Sqe::new(opcode::KEEP_ALIVE, 1, 0)),

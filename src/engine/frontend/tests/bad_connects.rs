@@ -10,11 +10,7 @@ use ibid_wire::nvme_tcp::{
 fn before_connect_nothing_else_is_taken() {
     let mut world = World::new(config(4096));
     let conn = world.initialised(0);
-    assert_eq!(
-        world.status(conn, &Identify { cns: 1, csi: 0, nsid: 0 }.emit(1), &[]),
-        Status::SEQUENCE_ERROR,
-        "C1"
-    );
+    assert_eq!(world.status(conn, &Identify::of(1, 0).emit(1), &[]), Status::SEQUENCE_ERROR, "C1");
     assert_eq!(
         world.status(conn, &write(1, 0, 1, 4096, true), &[0; 4096]),
         Status::SEQUENCE_ERROR,
@@ -275,8 +271,8 @@ fn a_host_has_its_share_of_connections_over_all_its_controllers() {
 fn admin_commands_are_checked() {
     let mut world = World::new(config(4096));
     let (admin, _) = world.admin(0);
-    let log = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
-    let identify = |cns, csi, nsid| Identify { cns, csi, nsid }.emit(1);
+    let log = |lid, bytes, offset| GetLogPage { bytes, offset, ..GetLogPage::of(lid, 4) }.emit(1);
+    let identify = |cns, csi, nsid| Identify { csi, ..Identify::of(cns, nsid) }.emit(1);
     let set = |fid, save, value| SetFeatures { fid, save, value }.emit(1);
     let mut for_one = set(feature::ASYNC_EVENTS, false, 0);
     for_one.nsid = 1;
@@ -299,7 +295,7 @@ fn admin_commands_are_checked() {
         ("C31 unknown", set(0x7f, false, 0), Status::INVALID_FIELD),
         ("C31 saved", set(feature::KEEP_ALIVE, true, 1000), Status::FEATURE_NOT_SAVEABLE),
         ("C31 one namespace", for_one, Status::FEATURE_NOT_PER_NAMESPACE),
-        ("C31 get", GetFeatures { fid: 0x7f, select: 0 }.emit(1), Status::INVALID_FIELD),
+        ("C31 get", GetFeatures { fid: 0x7f, select: 0, value: 0 }.emit(1), Status::INVALID_FIELD),
         ("C12 set", set(feature::KEEP_ALIVE, false, 0), Status::KEEP_ALIVE_INVALID),
         ("queues FFFF", set(feature::QUEUES, false, 0xffff_0000), Status::INVALID_FIELD),
         ("C33 offset", get(Some(false), 0x44), Status::INVALID_FIELD),

@@ -271,7 +271,7 @@ fn padding_before_data_is_skipped() {
 
 impl World {
     /// A command that gets a small structure back.
-    fn fetch(&mut self, conn: ConnId, sqe: &Sqe) -> Vec<u8> {
+    pub(super) fn fetch(&mut self, conn: ConnId, sqe: &Sqe) -> Vec<u8> {
         let bytes = self.capsule(sqe, &[]);
         assert!(self.give(conn, &bytes, usize::MAX).is_empty());
         let pdus = self.pdus(conn);
@@ -285,7 +285,7 @@ fn the_controller_says_what_it_does() {
     for (lba, digests) in [(512, 0), (4096, 3)] {
         let mut world = World::new(config(lba));
         let (admin, cntlid) = world.admin(digests);
-        let identify = |which, nsid| Identify { cns: which, csi: 0, nsid }.emit(1);
+        let identify = |which, nsid| Identify::of(which, nsid).emit(1);
         let controller =
             IdentifyController::parse(&world.fetch(admin, &identify(cns::CONTROLLER, 0))).unwrap();
         assert_eq!((controller.cntlid, controller.kind), (cntlid, ControllerKind::Io as u8));
@@ -293,7 +293,7 @@ fn the_controller_says_what_it_does() {
             (controller.mdts, controller.ioccsz, controller.iorcsz),
             (4, (64 + IN_CAPSULE) / 16, 1)
         );
-        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0x8d, DEPTH));
+        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0x9d, DEPTH));
         let blocks = |field: u16| (u32::from(field) + 1) * lba;
         assert_eq!((controller.fuses, blocks(controller.acwu)), (1, IN_CAPSULE));
         assert_eq!([controller.awun, controller.awupf].map(blocks), [TRANSFER; 2]);
@@ -333,7 +333,8 @@ fn the_controller_says_what_it_does() {
         assert_eq!(cap.mqes, DEPTH - 1);
         let queues = SetFeatures { fid: feature::QUEUES, save: false, value: 0x0007_0007 };
         assert_eq!(world.run(admin, &queues.emit(1), &[]).result, 0x0001_0001);
-        let log = |lid, bytes, offset| GetLogPage { lid, bytes, offset, by_index: false }.emit(1);
+        let log =
+            |lid, bytes, offset| GetLogPage { bytes, offset, ..GetLogPage::of(lid, 4) }.emit(1);
         let effects = world.fetch(admin, &log(log_page::EFFECTS, 4096, 0));
         assert_eq!(u32::from(effects[1024 + 4 * usize::from(opcode::READ)]), EFFECTS_SUPPORTED);
         for code in [opcode::COMPARE, opcode::VERIFY] {
@@ -356,18 +357,18 @@ fn discovery_needs_no_keep_alive_and_names_the_subsystem() {
     let set = PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
     assert_eq!(world.status(conn, &set.emit(2), &[]), Status::SUCCESS);
     let log = |bytes, offset| {
-        GetLogPage { lid: log_page::DISCOVERY, bytes, offset, by_index: false }.emit(1)
+        GetLogPage { bytes, offset, ..GetLogPage::of(log_page::DISCOVERY, 4) }.emit(1)
     };
-    assert_eq!(world.fetch(conn, &log(16, 0))[8..16], 1_u64.to_le_bytes());
+    assert_eq!(world.fetch(conn, &log(16, 0))[8..16], 2_u64.to_le_bytes());
     let record = DiscoveryRecord::parse(&world.fetch(conn, &log(1024, 1024))).unwrap();
     assert_eq!((record.trtype, record.adrfam, record.subtype), (3, 1, 2));
     assert_eq!(record.subnqn, put_nqn(NQN).unwrap());
     assert_eq!(record.trsvcid[..5], *b"4420 ");
     assert_eq!(record.traddr[..10], *b"192.0.2.1 ");
     assert_eq!(
-        world.status(conn, &Identify { cns: cns::NAMESPACE, csi: 0, nsid: 1 }.emit(1), &[]),
+        world.status(conn, &Identify::of(cns::NAMESPACE, 1).emit(1), &[]),
         Status::INVALID_FIELD
     );
-    let health = GetLogPage { lid: log_page::HEALTH, bytes: 512, offset: 0, by_index: false };
+    let health = GetLogPage::of(log_page::HEALTH, 512);
     assert_eq!(world.status(conn, &health.emit(1), &[]), Status::INVALID_LOG_PAGE);
 }

@@ -1,6 +1,7 @@
 //! The target driven in memory: bytes made by `wire`, a vector as arena, answers by hand or by themselves.
 //! Rows of the table of bad input are named in the tests: P (PDUs), C (commands), R (resources).
 
+mod access;
 mod auth;
 mod bad_auth;
 mod bad_commands;
@@ -10,6 +11,7 @@ mod flow;
 mod fused;
 mod life;
 mod moves;
+mod pages;
 
 use super::*;
 use alloc::{string::ToString, vec, vec::Vec};
@@ -41,6 +43,7 @@ fn config(lba_bytes: u32) -> TargetConfig {
             uuid: [1; 16],
             nguid: [2; 16],
         }],
+        access: AnaState::Optimized,
         limits: Limits {
             connections_max: CONNECTIONS,
             connections_per_address: CONNECTIONS,
@@ -55,6 +58,8 @@ fn config(lba_bytes: u32) -> TargetConfig {
         auth: AuthConfig::default(),
         traddr: "192.0.2.1".to_string(),
         trsvcid: 4420,
+        port_id: 1,
+        referrals: Vec::new(),
         controller_ids: (1, 50),
     }
 }

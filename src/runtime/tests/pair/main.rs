@@ -1,6 +1,7 @@
 //! The runtime as a whole pair in one process, against a plain model: see `ibid_sim::world`. The sharper questions have files of their own.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is nothing else")]
 
+mod access;
 mod apart;
 mod clients;
 mod durable;

@@ -1,11 +1,14 @@
 //! How the two nodes meet, part and meet again.
 
-use crate::{WRITES, do_read, do_write, write};
+use crate::{WRITES, do_write, write};
+use ibid_engine::frontend::AnaState;
 use ibid_runtime::{PeerState, StartRefused};
+use ibid_sim::host::{Done, Op, Request};
 use ibid_sim::load::{Load, LoadConfig};
 use ibid_sim::{Crash, DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
 use ibid_wire::disk::Superblock;
+use ibid_wire::nvme_tcp::Status;
 use ibid_wire::peer::{Frame, FrameKind, HelloRefusal};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -151,7 +154,7 @@ fn a_device_that_is_not_the_nodes_own_is_refused_by_name() {
     assert!(matches!(refusal(&mut world, SOURCE), StartRefused::Foreign(_)));
 }
 
-/// A destination that runs on a changed superblock is not written to, and the source says why.
+/// A destination that runs on a changed superblock is not written to, and the source says why, and serves nobody.
 fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
     let mut world = World::new(WorldConfig::calm(seed));
     world.connect();
@@ -162,10 +165,23 @@ fn refused(seed: u64, change: impl FnOnce(&mut Superblock)) -> PeerState {
     world.start_destination();
     let (_, request) = write(&mut world, 0, 8);
     world.queues[1].submit(1, request);
-    world.pass(Nanos::from_millis(4_500));
-    assert_eq!(world.queues[1].outstanding(), 1, "the write waits");
-    do_read(&mut world, 8, 8);
-    world.snapshot(SOURCE).peer
+    // Another may be the one that writes: this node is no path to the volumes any more, neither for what waits nor for what comes.
+    let turned_away = |ended: Vec<(usize, Done)>| {
+        assert_eq!(ended.len(), 1);
+        assert_eq!(ended[0].1.status, Status::ANA_INACCESSIBLE);
+    };
+    let ended = loop {
+        let ended = world.step();
+        if !ended.is_empty() {
+            break ended;
+        }
+    };
+    turned_away(ended);
+    let read = Request { nsid: 1, slba: 8, blocks: 8, lba_bytes: 512, op: Op::Read };
+    assert_eq!(world.command(1, read).status, Status::ANA_INACCESSIBLE);
+    let snapshot = world.snapshot(SOURCE);
+    assert_eq!(snapshot.access, [AnaState::Inaccessible; 2]);
+    snapshot.peer
 }
 
 #[test]
