@@ -6,6 +6,7 @@ pub mod auth;
 pub mod fabrics;
 pub mod host;
 pub mod input;
+pub mod io;
 pub mod log_pages;
 pub mod pdu_stream;
 pub mod seeds;
@@ -22,6 +23,7 @@ pub const TARGETS: &[(&str, Script)] = &[
     ("fabrics", fabrics::script),
     ("log_pages", log_pages::script),
     ("auth", auth::script),
+    ("io", io::script),
 ];
 
 /// Runs a script and looks whether memory is left over.

@@ -15,6 +15,7 @@ pub fn seeds(target: &str) -> Vec<Seed> {
         "fabrics" => fabrics(),
         "log_pages" => log_pages(),
         "auth" => auth(),
+        "io" => io_commands(),
         other => panic!("there is no target {other}"),
     }
 }
@@ -438,6 +439,142 @@ fn auth() -> Vec<Seed> {
                     &reply(1, 0, false),
                     &fetch(1),
                     &probe(1, 4),
+                ],
+            ),
+        ),
+    ]
+}
+
+/// A step and a run of blocks in a namespace (0 or 1); of the second queue with 80h.
+const fn on(step: u8, namespace: u8, slba: u8, blocks: u8) -> [u8; 5] {
+    [step, namespace, slba, 0, blocks - 1]
+}
+
+/// So many bytes for the command that has owed data for longest, or all.
+const fn owed(queue: u8, which: u8, bytes: u16) -> [u8; 5] {
+    let [low, high] = bytes.to_le_bytes();
+    [queue | 11, which, low, high, 0]
+}
+
+fn io_commands() -> Vec<Seed> {
+    let script = |flags: u8, steps: &[&[u8]]| [&[flags], steps.concat().as_slice()].concat();
+    // Step and run, then what is special: 1 is data in the capsule.
+    let (write, read, compare, pair) = (0, 3, 2, 8);
+    vec![
+        (
+            "seed-inline",
+            script(
+                0x0e,
+                &[&on(write, 0, 0, 8), &[1], &on(read, 0, 0, 8), &[0], &on(0x83, 0, 4, 8), &[0]],
+            ),
+        ),
+        (
+            "seed-r2t",
+            script(
+                3,
+                &[
+                    &on(write, 1, 0, 2),
+                    &[0],
+                    &on(0x80, 0, 9, 32),
+                    &[0],
+                    &owed(0, 0, 512),
+                    &owed(0x80, 0, 0),
+                    &owed(0, 0, 0),
+                    &on(read, 1, 0, 2),
+                    &[0],
+                ],
+            ),
+        ),
+        (
+            "seed-moves",
+            script(
+                0,
+                &[
+                    &on(write, 0, 0, 16),
+                    &[0],
+                    &owed(0, 0, 1000),
+                    &owed(0x40, 0, 3000),
+                    &owed(0x41, 0, 0),
+                ],
+            ),
+        ),
+        (
+            "seed-compare",
+            script(
+                2,
+                &[
+                    &on(write, 0, 3, 2),
+                    &[1],
+                    &on(compare, 0, 3, 2),
+                    &[1],
+                    &on(compare, 0, 3, 2),
+                    &[9],
+                    &on(compare, 0, 3, 2),
+                    &[0],
+                ],
+            ),
+        ),
+        (
+            "seed-pair",
+            script(
+                0,
+                &[
+                    &on(pair, 0, 0, 4),
+                    &[1, 1],
+                    &on(read, 0, 0, 4),
+                    &[0],
+                    &on(pair, 0, 0, 4),
+                    &[9, 1],
+                    &on(pair, 0, 0, 4),
+                    &[0, 0],
+                    &owed(0, 1, 0),
+                    &owed(0, 0, 0),
+                ],
+            ),
+        ),
+        (
+            "seed-spoiled-pair",
+            script(
+                3,
+                &[
+                    &on(pair, 0, 0, 4),
+                    &[3, 1],
+                    &on(pair, 0, 0, 4),
+                    &[1, 3],
+                    &on(write, 0, 0, 1),
+                    &[3],
+                ],
+            ),
+        ),
+        ("seed-half", script(0, &[&on(10, 0, 0, 1), &[1], &on(10, 0, 0, 1), &[0x81]])),
+        (
+            "seed-zeroes",
+            script(
+                0x80,
+                &[
+                    &on(write, 0, 0, 8),
+                    &[1],
+                    &on(4, 0, 2, 3),
+                    &on(5, 0, 0, 8),
+                    &[6, 1, 0, 0],
+                    &[0, 1, 0, 0, 0, 7, 0, 0],
+                    &on(read, 0, 0, 8),
+                    &[0],
+                    &[7, 1],
+                ],
+            ),
+        ),
+        (
+            "seed-range",
+            script(
+                0,
+                &[
+                    &on(write, 0, 255, 4),
+                    &[0],
+                    &[3, 0, 0, 255, 3, 0],
+                    &on(4, 1, 31, 2),
+                    &on(read, 0, 0, 33),
+                    &[0],
                 ],
             ),
         ),

@@ -251,9 +251,10 @@ impl Shard {
         let got = got + part.len;
         assert!(last == (got == span.len), "the last data is not the last");
         if digest.is_some_and(|digest| digest != crc32c(self.bytes(part))) {
-            self.tasks.swap_remove(index);
+            let task = self.tasks.swap_remove(index);
             self.free.push(span.at);
             frontend.digest_is_wrong(cmd);
+            self.end_pair(frontend, task.duty);
         } else if last {
             self.tasks[index].duty = Duty::Full { span, what };
         } else {
@@ -347,9 +348,28 @@ impl Shard {
         }
     }
 
+    /// Ends a command. A write that fails takes the compare with it that it is fused with.
     fn end(&mut self, frontend: &mut Frontend, index: usize, status: Status) {
         let task = self.tasks.swap_remove(index);
         frontend.complete(task.cmd, status);
+        if !status.is_success() {
+            self.end_pair(frontend, task.duty);
+        }
+    }
+
+    fn end_pair(&mut self, frontend: &mut Frontend, duty: Duty) {
+        let (Duty::Place { what, .. } | Duty::Fill { what, .. } | Duty::Full { what, .. }) = duty
+        else {
+            return;
+        };
+        let Use::Write { fused: Some(compare), .. } = what else { return };
+        if let Some(index) = self.find(compare) {
+            let task = self.tasks.swap_remove(index);
+            if let Duty::Fill { span, .. } | Duty::Full { span, .. } = task.duty {
+                self.free.push(span.at);
+            }
+            frontend.complete(compare, Status::ABORTED_FAILED_FUSED);
+        }
     }
 
     /// Does what can be done for one command; a read in so many pieces. Whether anything could be.

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 /// The targets: names of programs of `src/fuzz`.
-const TARGETS: &[&str] = &["pdu_stream", "fabrics", "log_pages", "auth"];
+const TARGETS: &[&str] = &["pdu_stream", "fabrics", "log_pages", "auth", "io"];
 
 /// What `cargo fuzz` asks of the compiler, too: counters per edge, the table of their places, and the operands of comparisons.
 const COVERAGE: &[&str] = &[
