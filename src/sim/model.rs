@@ -401,7 +401,12 @@ impl Model {
                     }
                     None => {
                         for sector in overlap {
-                            let newer = |c: &Candidate| c.zeroes && c.effective >= line.began;
+                            // Zeroes that are newer than this write, and not where it is still seen.
+                            let newer = |c: &Candidate| {
+                                let Line { first, sectors, .. } = self.writes[c.write as usize];
+                                let reaches = first < *to && *from < first + sectors;
+                                c.zeroes && c.effective >= line.began && !reaches
+                            };
                             let candidates = &self.volumes[reading.volume][sector as usize];
                             assert!(
                                 candidates.iter().any(newer),
@@ -479,6 +484,22 @@ mod tests {
         both[8 * 512..].copy_from_slice(&second);
         let reading = model.begin_read(0, 0, 16);
         model.end_read(&reading, &both);
+    }
+
+    #[test]
+    fn zeroes_that_are_torn_are_seen() {
+        for torn in [true, false] {
+            let mut model = Model::new(&[64]);
+            let (one, mut bytes) = model.begin_write(0, 0, 16, false);
+            model.end_write(one);
+            model.begin_write(0, 4, 8, true);
+            if !torn {
+                model.begin_write(0, 4, 2, true);
+            }
+            bytes[4 * 512..6 * 512].fill(0);
+            let reading = model.begin_read(0, 0, 16);
+            assert_eq!(panics(|| model.end_read(&reading, &bytes)), torn);
+        }
     }
 
     #[test]

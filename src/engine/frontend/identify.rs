@@ -30,6 +30,8 @@ const SGLS: u32 = 1 << 0 | 1 << 20;
 /// Entry sizes of 64 (submission) and 16 (completion), minimum and maximum.
 const SQES: u8 = 6 << 4 | 6;
 const CQES: u8 = 4 << 4 | 4;
+/// No volatile write cache; Flush of all namespaces (FFFFFFFFh) is not supported (Base 5.17.2.1).
+const VWC: u8 = 0b10 << 1;
 /// Optional commands that there are.
 const ONCS: u16 = oncs::COMPARE
     | oncs::DATASET_MANAGEMENT
@@ -242,7 +244,7 @@ impl Frontend {
             nn: for_io(highest),
             oncs: for_io(ONCS.into()) as u16,
             fuses: for_io(fuses::COMPARE_AND_WRITE.into()) as u16,
-            vwc: 0,
+            vwc: for_io(VWC.into()) as u8,
             awun: for_io(atomic.into()) as u16,
             awupf: for_io(atomic.into()) as u16,
             acwu: for_io(pair.into()) as u16,

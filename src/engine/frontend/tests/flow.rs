@@ -293,7 +293,7 @@ fn the_controller_says_what_it_does() {
             (controller.mdts, controller.ioccsz, controller.iorcsz),
             (4, (64 + IN_CAPSULE) / 16, 1)
         );
-        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (0, 0x9d, DEPTH));
+        assert_eq!((controller.vwc, controller.oncs, controller.maxcmd), (4, 0x9d, DEPTH));
         let blocks = |field: u16| (u32::from(field) + 1) * lba;
         assert_eq!((controller.fuses, blocks(controller.acwu)), (1, IN_CAPSULE));
         assert_eq!([controller.awun, controller.awupf].map(blocks), [TRANSFER; 2]);
