@@ -11,8 +11,8 @@ use ibid_chap::{Done, Work};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{AuthCommand, AuthMessage, AuthRefusal, Sqe, Status, fctype, opcode};
 
-/// From Connect to the end of an authentication, however its messages are spaced (R1). On an admin queue the keep-alive timeout may end it
-/// before; a slow host may need some tens of seconds for an exponentiation. Who only begins gives way long before that.
+/// From Connect to the end of an authentication, however its messages are spaced (R1). A slow host may need some tens of seconds for an
+/// exponentiation. Who only begins gives way long before that.
 pub(super) const AUTH_LIMIT: Nanos = Nanos::from_millis(120_000);
 /// What a failure costs whoever tries, before it is told.
 pub(super) const FAILURE_DELAY: Nanos = Nanos::from_millis(100);
@@ -97,7 +97,13 @@ impl Frontend {
 
     /// A connection has to authenticate before it may do anything (AUTH-1).
     pub(super) fn begin_auth(&mut self, c: usize, host: usize) {
-        self.connections[c].auth.begin(host);
+        let connection = &mut self.connections[c];
+        connection.auth.begin(host);
+        // The keep-alive timer runs once the controller is enabled, and there has an authentication to come before (Base 3.9). A host may
+        // be silent over an exponentiation for longer than its timeout: an emulated Linux was for 6 to 12 s.
+        if let (0, Some(k)) = (connection.qid, connection.controller) {
+            self.controllers[usize::from(k)].deadline = Nanos::NEVER;
+        }
         self.set_auth_deadline(c);
     }
 
@@ -212,7 +218,11 @@ impl Frontend {
     fn auth_is_done(&mut self, c: usize) {
         self.counters.authenticated += 1;
         self.places.settle(c);
-        self.connections[c].step_deadline = Nanos::NEVER;
+        let connection = &mut self.connections[c];
+        connection.step_deadline = Nanos::NEVER;
+        if let (0, Some(k)) = (connection.qid, connection.controller) {
+            self.restart_keep_alive(k.into());
+        }
     }
 
     /// An authentication failed: that is told after a while, to whoever still asks, and then the connection closes.

@@ -86,7 +86,7 @@ impl Frontend {
         let Some(k) = connection.controller.map(usize::from) else {
             return Err(Status::SEQUENCE_ERROR);
         };
-        if connection.qid == 0 {
+        if connection.qid == 0 && connection.auth.is_open() {
             self.restart_keep_alive(k);
         }
         if !self.connections[c].auth.is_open() {
