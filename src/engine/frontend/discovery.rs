@@ -13,8 +13,9 @@ use ibid_wire::nvme_tcp::{
 const TRTYPE_TCP: u8 = 3;
 const ADRFAM_IPV4: u8 = 1;
 const ADRFAM_IPV6: u8 = 2;
-/// A secure channel is not required; flow control may be off.
-const TREQ: u8 = 2 | 1 << 2;
+/// Flow control may be off. Of a secure channel nothing is said: there is none (SECTYPE), and libnvme before 1.5 takes "not required" for an
+/// order to use TLS.
+const TREQ: u8 = 1 << 2;
 /// Entries of an admin queue, as recommended (Base 5.16.1.23).
 const ADMIN_ENTRIES: u16 = 32;
 /// Records of this node's own: the subsystem, and the discovery subsystem that is asked.

@@ -242,7 +242,7 @@ fn the_discovery_log_names_the_subsystem_itself_and_its_neighbours_once_each() {
         .map(|record| DiscoveryRecord::parse(record).unwrap())
         .collect();
     for record in &read {
-        assert_eq!((record.trtype, record.cntlid, record.treq), (3, 0xffff, 0b110));
+        assert_eq!((record.trtype, record.cntlid, record.treq), (3, 0xffff, 0b100));
         assert_eq!((record.asqsz, record.sectype), (DEPTH, 0));
     }
     let kinds: Vec<u8> = read.iter().map(|record| record.subtype).collect();
