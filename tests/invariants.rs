@@ -1,6 +1,6 @@
 //! docs/invariants.md against the sources: every id that stands in code is in a table there, every id there stands in code and names what
-//! guards it, and every test and function that is cited exists where it is said to be. It reads; whether a test really guards its
-//! statement is for readers.
+//! guards it, and every test and function that is cited exists where it is said to be. The same for the tests that docs/nvme-conformance.md
+//! cites. It reads; whether a test really guards its statement is for readers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,23 @@ type Sources = BTreeMap<String, String>;
 #[test]
 fn the_page_and_the_code_name_the_same_ids_and_every_citation_exists() {
     let page = read(&root().join("docs/invariants.md"));
+    assert!(ids_defined(&page).len() > 20, "the tables of docs/invariants.md were not found");
+    let breaches = breaches(&page, &sources());
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+#[test]
+fn the_tests_that_the_page_of_conformance_cites_exist() {
+    let page = read(&root().join("docs/nvme-conformance.md"));
+    assert!(page.matches(".rs::").count() > 20, "no citations were found");
+    let (sources, mut lines) = (sources(), Vec::new());
+    for cell in page.lines().flat_map(|line| line.split('|')) {
+        check_citations(cell, true, &sources, &mut lines);
+    }
+    assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
+}
+
+fn sources() -> Sources {
     let mut sources = Sources::new();
     for folder in ["src", "tests", "benches"] {
         for file in rust_files(&root().join(folder)) {
@@ -34,9 +51,7 @@ fn the_page_and_the_code_name_the_same_ids_and_every_citation_exists() {
             }
         }
     }
-    assert!(ids_defined(&page).len() > 20, "the tables of docs/invariants.md were not found");
-    let breaches = breaches(&page, &sources);
-    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+    sources
 }
 
 const SAMPLE: &str = "

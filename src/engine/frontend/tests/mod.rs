@@ -7,6 +7,7 @@ mod bad_auth;
 mod bad_commands;
 mod bad_connects;
 mod bad_pdus;
+mod conformance;
 mod flow;
 mod fused;
 mod life;

@@ -10,7 +10,7 @@ use ibid_wire::nvme_tcp::{
 
 impl World {
     /// A discovery controller that its host keeps for so long without a sign.
-    fn discovery(&mut self, kato_ms: u32) -> ConnId {
+    pub(super) fn discovery(&mut self, kato_ms: u32) -> ConnId {
         let conn = self.initialised(0);
         let data =
             ConnectData { subnqn: put_nqn(DISCOVERY_NQN).unwrap(), ..connect_fields(0xffff) };
