@@ -12,10 +12,12 @@ ROUNDS     ?= 300
 STORM      ?= 10000
 DEMO_ARGS  ?=
 SEEDS      ?= 1000
+# "dev" takes what `make test` has built, with every assertion in it, and is slower.
+PROFILE    ?= release
 MINUTES    ?= 5
 
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
-IBID       = $(TARGET_DIR)/release/ibid
+IBID       = $(TARGET_DIR)/$(PROFILE:dev=debug)/ibid
 
 .PHONY: help deps rust build demo test test-kill test-storm test-hosts fuzz bench clean
 .DEFAULT_GOAL = help
@@ -59,7 +61,7 @@ rust:
 		echo "make: cargo is missing; install Rust from https://rustup.rs and open a new shell" >&2; exit 1; }
 
 build: deps
-	$(CARGO) build --release --locked
+	$(CARGO) build --profile $(PROFILE) --locked
 
 demo: build
 	$(IBID) demo $(DEMO_ARGS)
@@ -83,7 +85,7 @@ test-storm: deps
 	IBID_STORM=$(STORM) $(CARGO) test --release --locked --test target -- --nocapture storm::
 
 # Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. SPDK only where there is one (IBID_SPDK names
-# its folder). About four minutes.
+# its folder). About five minutes.
 test-hosts: build
 	status=0; \
 	IBID=$(IBID) tests/hosts/linux-guest.sh || status=1; \

@@ -18,10 +18,14 @@ ANSWERS=/dev/ttyS2
 TRACE=/sys/kernel/tracing
 
 if [ $$ != 1 ]; then
-    PORT=$(arg port) NQN=$(arg nqn) LBA=$(arg lba) MIB=$(arg mib) ROUND=$(arg round)
+    PORT=$(arg port) OTHER_PORT=$(arg other_port) NQN=$(arg nqn) LBA=$(arg lba) MIB=$(arg mib) ROUND=$(arg round)
     # Other names than the first after a reconnect are the kernel's good right.
     dev() { ls /dev/nvme[0-9]*n1 2>/dev/null | head -n 1; }
-    ctrl() { ls -d /sys/class/nvme/nvme* 2>/dev/null | head -n 1; }
+    # The controller of the source, the one of the destination, or one of any kind.
+    ctrl_at() { grep -lE "trsvcid=$1(,|\$)" /sys/class/nvme/nvme*/address 2>/dev/null | head -n 1 | xargs -r dirname; }
+    ctrl() { ctrl_at "$PORT"; }
+    other() { ctrl_at "$OTHER_PORT"; }
+    any() { ls /sys/class/nvme 2>/dev/null | head -n 1; }
     DEV=$(dev)
     NAME=${DEV#/dev/}
 fi
@@ -60,10 +64,10 @@ disconnect() {
     esac
     nvme disconnect -n "$NQN"
     for _ in $(seq 100); do
-        [ -n "$(dev)" ] || [ -n "$(ctrl)" ] || return 0
+        [ -n "$(dev)" ] || [ -n "$(any)" ] || return 0
         sleep 0.1
     done
-    echo "still there: $(dev) $(ctrl)"
+    echo "still there: $(dev) $(any)"
     return 1
 }
 queues() { [ "$(cat "$(ctrl)/queue_count")" = $(($1 + 1)) ]; }
@@ -148,6 +152,33 @@ do_fio_lba() { verified "$LBA-$LBA" 1; }
 do_fio_4k() { verified 4k-4k 2; }
 do_fio_64k() { verified 64k-64k 16; }
 do_fio_1m() { verified 1m-1m 32; }
+# Everything else that can be asked.
+do_pages() {
+    nvme supported-log-pages "$DEV" >/tmp/pages
+    cat /tmp/pages
+    grep -q '0xc' /tmp/pages
+    nvme changed-ns-list-log "$DEV"
+    nvme fid-support-effects-log "$DEV"
+    nvme mi-cmd-support-effects-log "$DEV"
+    nvme list-ns "$DEV" --all
+    nvme list-ctrl "$DEV"
+    nvme list-ctrl "$DEV" -n 1
+    nvme id-ns "$DEV" -n 1 --force
+    nvme id-iocs "$DEV"
+    nvme cmdset-ind-id-ns "$DEV" -n 1
+    nvme nvm-id-ctrl "$DEV"
+    nvme nvm-id-ns "$DEV" -n 1
+    for feature in 1 2 4 5 7 0xa 0xb 0xf; do
+        for select in 0 1 2 3; do nvme get-feature "$DEV" -f $feature -s $select; done
+    done
+    nvme get-feature "$DEV" -f 0x81 -l 16 --cdw11=1
+    nvme set-feature "/dev/$(basename "$(ctrl)")" -f 0xb --value=0x100
+    # What is not there says so.
+    if nvme get-feature "$DEV" -f 6 >/tmp/said 2>&1; then echo 'a write cache?'; return 1; fi
+    grep -qi 'invalid field' /tmp/said
+    if nvme get-log "$DEV" --log-id=0xd --log-len=512 >/tmp/said 2>&1; then echo 'a persistent event log?'; return 1; fi
+    grep -qi 'invalid log page' /tmp/said
+}
 do_refusals() {
     dd if=/dev/zero of=/tmp/block bs="$LBA" count=1 status=none
     past=$((MIB * 1048576 / LBA))
@@ -237,6 +268,70 @@ do_reset() {
     done
     verified 4k-4k 2
 }
+# --- two nodes, one subsystem
+
+other_path() { nvme connect -t tcp -a $HOST -s "$OTHER_PORT" -n "$NQN" "$@"; }
+states() { cat /sys/class/nvme/nvme*/nvme*c*n1/ana_state 2>/dev/null | sort | tr '\n' ' '; }
+two_paths() {
+    for _ in $(seq 100); do
+        [ "$(states)" != 'inaccessible optimized ' ] || break
+        sleep 0.1
+    done
+    echo "paths: $(states)"
+    [ "$(states)" = 'inaccessible optimized ' ]
+    [ "$(ls /dev/nvme*n1 | wc -l)" = 1 ]
+    [ "$(cat "$(ctrl)"/nvme*c*n1/ana_state)" = optimized ]
+}
+# Commands that were given to the destination's path.
+strays() { awk '{ sum += $1 + $5 + $12 } END { print sum }' "$(other)"/nvme*c*n1/stat; }
+do_paths() {
+    other_path -q $HOSTNQN -I $HOSTID --nr-io-queues=1
+    two_paths
+    nvme list-subsys "$DEV" >/tmp/subsystems
+    cat /tmp/subsystems
+    grep -q 'live *optimized' /tmp/subsystems
+    grep -q 'live *inaccessible' /tmp/subsystems
+    nvme ana-log "$DEV" >/tmp/ana
+    cat /tmp/ana
+    nvme ana-log "/dev/$(basename "$(other)")" >/tmp/ana
+    cat /tmp/ana
+    grep -qi 'inaccessible' /tmp/ana
+    # Both nodes describe the same volume.
+    for node in "$(ctrl)" "$(other)"; do nvme id-ns "/dev/$(basename "$node")" -n 1 | grep -vi '^NVME Identify'; done >/tmp/both
+    half=$(($(wc -l </tmp/both) / 2))
+    head -n $half /tmp/both >/tmp/one
+    tail -n $half /tmp/both >/tmp/two
+    cmp /tmp/one /tmp/two
+    verified 4k-64k 8
+    [ "$(strays)" = 0 ]
+}
+# Past the multipath, by the destination's controller itself.
+do_destination_refuses() {
+    for opcode in 0 2; do
+        if nvme io-passthru "/dev/$(basename "$(other)")" -n 1 -o $opcode -l "$LBA" -r >/tmp/said 2>&1; then
+            cat /tmp/said
+            echo 'the destination served a command'
+            return 1
+        fi
+        cat /tmp/said
+        grep -qiE 'asymmetric|0x302' /tmp/said
+    done
+}
+# The source's path is taken away under load and comes back: what was written waits for it.
+do_path_away() {
+    verified 4k-64k 24 --rate=6m &
+    load=$!
+    sleep 1
+    nvme disconnect -d "$(basename "$(ctrl)")"
+    sleep 2
+    kill -0 $load
+    connect --nr-io-queues=1 --keep-alive-tmo=4
+    wait $load
+    two_paths
+    [ "$(strays)" = 0 ]
+    nvme disconnect -d "$(basename "$(other)")"
+}
+
 do_disconnect() {
     random 4194304 >/tmp/kept
     write_at 104857600 </tmp/kept
@@ -250,7 +345,7 @@ do_digests_1_queue() {
     disconnect
 }
 do_header_digest() {
-    connect --nr-io-queues=1 --hdr-digest
+    connect --nr-io-queues=1 --hdr-digest --disable-sqflow
     verified "$LBA-256k" 4
     disconnect
 }
@@ -296,6 +391,39 @@ do_files() {
     umount /mnt
 }
 do_last_disconnect() { disconnect; }
+
+# --- discovery, with a referral to the other node
+
+DISCOVERY=nqn.2014-08.org.nvmexpress.discovery
+do_referrals() {
+    for port in "$PORT" "$OTHER_PORT"; do
+        nvme discover -t tcp -a $HOST -s "$port" -q $HOSTNQN -I $HOSTID >/tmp/discovery
+        cat /tmp/discovery
+        grep -q '^subtype: *current discovery' /tmp/discovery
+        grep -q "^subnqn: *$NQN *$" /tmp/discovery
+        for there in "$PORT" "$OTHER_PORT"; do grep -q "^trsvcid: *$there *$" /tmp/discovery; done
+    done
+}
+do_connect_all() {
+    nvme connect-all -t tcp -a $HOST -s "$PORT" -q $HOSTNQN -I $HOSTID --nr-io-queues=1
+    DEV=$(dev)
+    two_paths
+    verified 4k-64k 4
+    disconnect
+}
+# A connection that stays: longer than its keep-alive timeout.
+do_persistent_discovery() {
+    nvme discover -t tcp -a $HOST -s "$PORT" -q $HOSTNQN -I $HOSTID --persistent --keep-alive-tmo=3 >/tmp/discovery
+    grep -q "^subnqn: *$NQN *$" /tmp/discovery
+    sleep 7
+    [ "$(cat "$(ctrl)/state")" = live ]
+    [ "$(cat "$(ctrl)/subsysnqn")" = $DISCOVERY ]
+    # The same connection is asked again.
+    nvme discover -d "$(basename "$(ctrl)")" -t tcp -a $HOST -s "$PORT" >/tmp/discovery
+    grep -q "^subnqn: *$NQN *$" /tmp/discovery
+    nvme disconnect -n $DISCOVERY
+    [ -z "$(ctrl)" ]
+}
 
 # --- authentication: the kernel says in its log what was agreed on
 
@@ -352,14 +480,19 @@ under_load() {
     ask "$1"
     kill -0 $load
     wait $load
-    [ "$(cat "$(ctrl)/state")" = live ]
+    for node in "$(ctrl)" "$(other)"; do [ "$(cat "$node/state")" = live ]; done
+    two_paths
+    [ "$(strays)" = 0 ]
     dmesg | tail -n +$((lines + 1)) >/tmp/dmesg
     cat /tmp/dmesg
     if grep -iE 'I/O error|removing|Call Trace|BUG:' /tmp/dmesg; then return 1; fi
 }
 do_connect_to_be_killed() {
-    authenticate -S "$(arg secret)" -C "$(arg controller_secret)" --nr-io-queues=2 --keep-alive-tmo=4 --reconnect-delay=1 --ctrl-loss-tmo=60
+    set -- -S "$(arg secret)" -C "$(arg controller_secret)" --keep-alive-tmo=4 --reconnect-delay=1 --ctrl-loss-tmo=60
+    authenticate --nr-io-queues=2 "$@"
     queues 2
+    other_path -q $SECRET_HOSTNQN -I $SECRET_HOSTID --nr-io-queues=1 "$@"
+    two_paths
 }
 do_source_killed() {
     under_load kill_source
@@ -372,10 +505,10 @@ do_kernel_log() {
         grep -vE 'cmd_flags|Compare|Verify|opcode 0x(5|c|99)|LBA Out of Range'; then return 1; fi
 }
 
-STEPS='discover connect_1_queue list id_ctrl id_ns logs fio_lba fio_4k fio_64k fio_1m refusals passthrough compare verify flush discard dsm_ranges
-    write_zeroes discard_all keep_alive reset disconnect digests_1_queue header_digest data_digest connect_4_queues digests_4_queues
+STEPS='discover connect_1_queue list id_ctrl id_ns logs pages fio_lba fio_4k fio_64k fio_1m refusals passthrough compare verify flush discard dsm_ranges
+    write_zeroes discard_all keep_alive reset paths destination_refuses path_away disconnect digests_1_queue header_digest data_digest connect_4_queues digests_4_queues
     mkfs files last_disconnect kernel_log'
-STEPS_NODES='auth auth_wrong_secret auth_no_secret auth_wrong_controller auth_2048_mutual auth_no_group_mutual auth_others
+STEPS_NODES='referrals connect_all persistent_discovery auth auth_wrong_secret auth_no_secret auth_wrong_controller auth_2048_mutual auth_no_group_mutual auth_others
     connect_to_be_killed source_killed destination_killed mkfs files last_disconnect'
 
 # --- init ----------------------------------------------------------------------------------------------------------------------------

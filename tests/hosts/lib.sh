@@ -17,14 +17,14 @@ pass() { echo "PASS $1"; passes=$((passes + 1)); }
 fail() { echo "FAIL $1"; failures=$((failures + 1)); }
 
 # What runs must end with us, whatever happens. `host_pid` is the caller's.
-host_pid='' demo_pid='' source_pid='' destination_pid='' space='' work=''
+host_pid='' demo_pid='' source_pid='' destination_pid='' cable='' work=''
 finish() {
     local pid
     for pid in $host_pid $demo_pid $source_pid $destination_pid; do
         kill "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    [[ -z $space ]] || ip netns delete "$space" 2>/dev/null || true
+    [[ -z $cable ]] || ip link delete "$cable" 2>/dev/null || true
     [[ -z $work ]] || rm -rf "$work"
 }
 trap finish EXIT
@@ -55,7 +55,7 @@ quote() { tail -n "${2:-15}" "$1" | tr -d '\r' | sed 's/^/     | /'; }
 
 is_ready() { grep -q '^ready ' "$work/demo.out" || gone "$demo_pid"; }
 
-# Starts it: name of the round, block size, link. Gives `nqn` and `port`.
+# Starts it: name of the round, block size, link. Gives `nqn`, `port` of the source, `other_port` of the destination.
 start_demo() {
     rm -rf "$work/pair"
     : >"$work/demo.out"
@@ -72,6 +72,8 @@ start_demo() {
     fi
     nqn=$(sed -n 's/^ready nqn=\([^ ]*\) .*/\1/p' "$work/demo.out")
     port=$(sed -n 's/^ready .* trsvcid=\([0-9]*\) .*/\1/p' "$work/demo.out")
+    # The second of its lines for `nvme connect`.
+    other_port=$(sed -n 's/^nvme connect .* -s \([0-9]*\) .*/\1/p' "$work/demo.out" | tail -n 1)
 }
 # Stops it; both volumes must be equal.
 stop_demo() {
@@ -90,9 +92,16 @@ stop_demo() {
 
 # --- two `ibid run` --------------------------------------------------------------------------------------------------------------------
 
-# A node's configuration: role, where clients connect, lines for [link].
+# A port on which nobody listens.
+free_port() {
+    local port
+    while port=$((20000 + RANDOM % 20000)); do
+        (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+    done
+}
+# A node's configuration: role, its port and its peer's, lines for [link].
 configure() {
-    local role=$1 listen=$2 own=$work/nodes/$1 local_end=192.0.2.1:4791 peer_end=192.0.2.2:4791
+    local role=$1 own=$work/nodes/$1 local_end=192.0.2.1:4791 peer_end=192.0.2.2:4791
     [[ $role == source ]] || { local_end=192.0.2.2:4791 peer_end=192.0.2.1:4791; }
     mkdir -p "$own"
     cat >"$own/node.toml" <<END
@@ -106,7 +115,7 @@ read_memory = "16MiB"
 device = "$own/log"
 segment_size = "32MiB"
 [link]
-$3
+$4
 local = "$local_end"
 peer = "$peer_end"
 [[volume]]
@@ -116,10 +125,10 @@ size = "${size_mib}MiB"
 lba = 4096
 uuid = "$volume_uuid"
 END
-    [[ -n $listen ]] || return 0
     cat >>"$own/node.toml" <<END
 [target]
-listen = "$listen"
+listen = "127.0.0.1:$2"
+referrals = ["127.0.0.1:$3"]
 hosts = ["$hostnqn", "$secret_hostnqn"]
 [auth]
 groups = ["ffdhe3072"]
@@ -143,9 +152,7 @@ start_source() {
     source_pid=$!
 }
 start_destination() {
-    local inside=()
-    [[ -z $space ]] || inside=(ip netns exec "$space")
-    "${inside[@]}" "$ibid" run --config "$work/nodes/destination/node.toml" >>"$work/nodes/destination/out" 2>&1 &
+    "$ibid" run --config "$work/nodes/destination/node.toml" >>"$work/nodes/destination/out" 2>&1 &
     destination_pid=$!
 }
 # Kills a node and starts it two seconds later; again where it ends, as a service manager does: a flush that was on its way when it
@@ -168,16 +175,20 @@ is_in_sync() {
         grep -q '"state": *"in-sync"' "$work/nodes/status"
 }
 
-# Makes link and configurations, starts both nodes: name of the round, link. Gives `nqn` and `port`.
+# Makes link and configurations, starts both nodes: name of the round, link. Gives `nqn`, `port` of the source, `other_port` of the destination.
 start_nodes() {
-    local links=() ends=("ih$$a" "ih$$b")
+    local links=() ends=("ih$$a" "ih$$b") index=$((1 << 20 | $$ & 0x7fff))
     rm -rf "$work/nodes"
     if [[ $2 == af_packet ]]; then
-        space=ibid-hosts-$$
-        ip netns add "$space"
-        ip link add "${ends[0]}" mtu 9000 type veth peer name "${ends[1]}" mtu 9000 netns "$space"
-        ip link set "${ends[0]}" up
-        ip -n "$space" link set "${ends[1]}" up
+        # Numbers of interfaces that differ in a high bit: DPDK makes fanout groups of them and of the process's number, which must differ.
+        ip link add "${ends[0]}" index "$index" type veth peer name "${ends[1]}" index "$((index | 1 << 15))"
+        cable=${ends[0]}
+        for end in "${ends[@]}"; do
+            # Nobody else speaks on the link, and nothing on it is forwarded.
+            echo 0 >"/proc/sys/net/ipv4/conf/$end/forwarding"
+            ip link set "$end" addrgenmode none
+            ip link set "$end" mtu 9000 up
+        done
         links=("device = \"af_packet\"
 interface = \"${ends[0]}\"" "device = \"af_packet\"
 interface = \"${ends[1]}\"")
@@ -190,8 +201,10 @@ memif_role = \"server\"")
     fi
     mkdir -p "$work/nodes"
     (umask 077 && new_secret >"$work/nodes/secret" && new_secret >"$work/nodes/controller_secret")
-    configure source 127.0.0.1:0 "${links[0]}"
-    configure destination '' "${links[1]}"
+    port=$(free_port)
+    other_port=$(free_port)
+    configure source "$port" "$other_port" "${links[0]}"
+    configure destination "$other_port" "$port" "${links[1]}"
     start_destination
     start_source
     if ! until_true "$ready_seconds" is_in_sync; then
@@ -202,9 +215,6 @@ memif_role = \"server\"")
         return 1
     fi
     nqn=nqn.2014-08.org.nvmexpress:uuid:$pair_uuid
-    # The kernel has chosen a port; the next start has to take the same.
-    port=$(sed -n 's/.*"listen": *"127.0.0.1:\([0-9]*\)".*/\1/p' "$work/nodes/status")
-    sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$work/nodes/source/node.toml"
 }
 # Stops both, source first; both volumes must be equal.
 stop_nodes() {
@@ -227,7 +237,7 @@ stop_nodes() {
     else
         fail "$1: mirror identical"
     fi
-    # The cable's ends go with it.
-    [[ -z $space ]] || ip netns delete "$space"
-    space=''
+    # The far end goes with the near one.
+    [[ -z $cable ]] || ip link delete "$cable"
+    cable=''
 }

@@ -192,7 +192,7 @@ check_mirror() {
 round_of_demo() {
     echo "--- Linux ${version}, $1-byte blocks, link $2"
     start_demo "$1" "$1" "$2" || return 0
-    guest "$1" "ibid.port=$port ibid.nqn=$nqn ibid.lba=$1 ibid.mib=$size_mib"
+    guest "$1" "ibid.port=$port ibid.other_port=$other_port ibid.nqn=$nqn ibid.lba=$1 ibid.mib=$size_mib"
     stop_demo "$1"
     check_mirror "$1" "$work/pair/destination/volume.img"
 }
@@ -215,19 +215,19 @@ asked_to_group_null() { restart_source_with null; }
 round_of_nodes() {
     echo "--- Linux ${version}, two nodes that are killed under load, link $1"
     start_nodes nodes "$1" || return 0
-    guest nodes "ibid.port=$port ibid.nqn=$nqn ibid.lba=4096 ibid.mib=$size_mib" "ibid.secret=$(<"$work/nodes/secret")" \
+    guest nodes "ibid.port=$port ibid.other_port=$other_port ibid.nqn=$nqn ibid.lba=4096 ibid.mib=$size_mib" "ibid.secret=$(<"$work/nodes/secret")" \
         "ibid.controller_secret=$(<"$work/nodes/controller_secret")" "ibid.wrong_secret=$(new_secret)"
     stop_nodes nodes
     check_mirror nodes "$work/nodes/destination/volume.img"
 }
 
-cable=memif
-[[ $(id -u) != 0 ]] || cable=af_packet
+default_link=memif
+[[ $(id -u) != 0 ]] || default_link=af_packet
 for round in ${IBID_ROUNDS:-512 4096 nodes}; do
     case $round in
-        512) round_of_demo 512 "${IBID_LINK:-$cable}" ;;
+        512) round_of_demo 512 "${IBID_LINK:-$default_link}" ;;
         4096) round_of_demo 4096 "${IBID_LINK:-memif}" ;;
-        nodes) round_of_nodes "${IBID_LINK:-$cable}" ;;
+        nodes) round_of_nodes "${IBID_LINK:-$default_link}" ;;
         *) fail "$round is no round: 512, 4096, nodes" ;;
     esac
 done

@@ -222,9 +222,9 @@ round_of_4096() {
 }
 
 (($(nproc) >= 3)) || echo "SKIPPED: SPDK: bdevio, which wants three CPUs"
-cable=memif
-[[ $(id -u) != 0 ]] || cable=af_packet
+default_link=memif
+[[ $(id -u) != 0 ]] || default_link=af_packet
 round_of_512 "${IBID_LINK:-memif}"
-round_of_4096 "${IBID_LINK:-$cable}"
+round_of_4096 "${IBID_LINK:-$default_link}"
 echo "SPDK: $passes passed, $failures failed, $SECONDS s"
 ((failures == 0))
