@@ -490,6 +490,7 @@ impl Clients {
             Under::Verify => {
                 assert!(
                     status == Status::COMMAND_INTERRUPTED
+                        || status == Status::ANA_INACCESSIBLE
                         || status == Status::UNRECOVERED_READ_ERROR,
                     "a verify ends with {status}"
                 );

@@ -72,7 +72,11 @@ impl Pair {
                 model.see(&reading, &bytes);
             }
             Status::COMPARE_FAILURE => model.differed(&reading, &versions, Some(write)),
-            Status::COMMAND_INTERRUPTED | Status::UNRECOVERED_READ_ERROR => {
+            Status::COMMAND_INTERRUPTED
+            | Status::ANA_INACCESSIBLE
+            | Status::UNRECOVERED_READ_ERROR => model.drop_read(&reading),
+            // The node became no path between the two.
+            Status::ABORTED_MISSING_FUSED if written == Status::ANA_INACCESSIBLE => {
                 model.drop_read(&reading);
             }
             status => panic!("a compare ends with {status}"),
@@ -83,7 +87,7 @@ impl Pair {
                 Outcome::Effective(versions)
             }
             // It has its place in the log, or will have none.
-            (Status::SUCCESS, Status::COMMAND_INTERRUPTED | Status::WRITE_FAULT) => {
+            (Status::SUCCESS, Status::COMMAND_INTERRUPTED | Status::ANA_INACCESSIBLE) => {
                 model.end_unsure(write);
                 Outcome::Unsure(versions)
             }
@@ -95,7 +99,9 @@ impl Pair {
             // It ended before it was logged, whatever the compare found by itself.
             (
                 _,
-                Status::ABORTED_FAILED_FUSED | Status::COMMAND_INTERRUPTED | Status::WRITE_FAULT,
+                Status::ABORTED_FAILED_FUSED
+                | Status::COMMAND_INTERRUPTED
+                | Status::ANA_INACCESSIBLE,
             ) => {
                 model.never(write);
                 Outcome::Never
