@@ -32,6 +32,9 @@ struct Candidate {
     until: u64,
     /// Whatever began after that comes after it: its host was told that it failed, or has seen its connection closed (I16).
     ordered: u64,
+    /// Its host was told that it failed, or has seen its connection closed: a read that began after that, and does not show it, comes
+    /// after it.
+    told: u64,
 }
 
 /// What each sector of a run holds: a write, or `None` for zeroes.
@@ -79,6 +82,7 @@ impl Model {
             gone: NEVER,
             until: NEVER,
             ordered: 0,
+            told: NEVER,
         };
         let nothing = Line { volume: 0, first: 0, sectors: 0, zeroes: true, began: 0 };
         Model {
@@ -110,6 +114,7 @@ impl Model {
             gone: NEVER,
             until: NEVER,
             ordered: NEVER,
+            told: NEVER,
         };
         let mut bytes = Vec::new();
         for sector in first..first + sectors {
@@ -149,6 +154,7 @@ impl Model {
             let candidates = &mut self.volumes[volume][sector as usize];
             for candidate in candidates.iter_mut().filter(|candidate| candidate.write == write) {
                 candidate.ordered = candidate.ordered.min(now);
+                candidate.told = candidate.told.min(now);
             }
         }
     }
@@ -330,8 +336,9 @@ impl Model {
                     if matches == 1 {
                         candidate.effective = candidate.effective.min(now);
                     }
-                } else if candidate.effective <= began || candidate.until <= began {
-                    // A write once read does not vanish: what came before it is not seen again.
+                } else if candidate.effective.min(candidate.until).min(candidate.told) <= began {
+                    // A write once read does not vanish: what came before it is not seen again. Nor is one of which the host was
+                    // told before the read that it failed: it had its place by then, or has none (I16).
                     candidate.gone = candidate.gone.min(now);
                 }
             }

@@ -88,8 +88,11 @@ impl<D: Disk> Core<D> {
 
     fn abandoned(&mut self, now: Nanos, cmd: CommandId) {
         let CommandTable { write, read } = *self.table(cmd);
-        if write != NONE {
-            self.abandon_write(now, cmd, write);
+        let mut place = write;
+        while place != NONE {
+            let next = self.writes.get(place).next;
+            self.abandon_write(now, cmd, place);
+            place = next;
         }
         if read != NONE {
             self.abandon_read(now, cmd, read);

@@ -9,6 +9,7 @@ mod compare;
 mod fetch;
 mod fused;
 mod heal;
+mod orphans;
 mod mend;
 mod peer;
 mod point;
@@ -53,6 +54,7 @@ use ibid_units::{CpId, Epoch, Lsn, Mutant, Nanos, VolumeId};
 use ibid_wire::disk::{self, ENTRY_PAGES_MAX};
 use ibid_wire::peer::{ChainDigest, CpOpen, HelloRefusal};
 use mend::Mend;
+use orphans::Orphans;
 use peer::Peer;
 use point::CpPhase;
 use reads::{ReadMemory, ReadSlot, Scatter};
@@ -130,6 +132,7 @@ struct Core<D> {
     waiting_writes: VecDeque<u32>,
     waiting_reads: VecDeque<u32>,
     late: VecDeque<u32>,
+    orphans: Orphans,
     /// Since when the log has been waiting for a slot that only late data and reads keep.
     held_since: Nanos,
     read_memory: ReadMemory,
@@ -315,6 +318,7 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             waiting_writes: VecDeque::with_capacity(writes_max),
             waiting_reads: VecDeque::with_capacity(commands_max),
             late: VecDeque::with_capacity(writes_max),
+            orphans: Orphans::new(writes_max),
             held_since: Nanos::ZERO,
             read_memory: ReadMemory::new(layout.reads, hosts_max),
             aside_pool: RunPool::new(layout.staging),

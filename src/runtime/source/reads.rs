@@ -205,8 +205,7 @@ impl<D: Disk> Core<D> {
         let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
         // SYNC-2: before the log is open the peer may hold newer entries, acknowledged ones among them; and what recovery found is shown only
         // once it is known whether it was acknowledged, neither it nor what was there before.
-        let decided =
-            self.log.is_open() && !self.log.overlaps_uncommitted_recovered(volume, first, sectors);
+        let decided = self.log.is_open() && !self.is_undecided(volume, first, sectors);
         if !decided && !Mutant::ReadBeforeOpen.is_on() {
             return false;
         }
@@ -253,6 +252,12 @@ impl<D: Disk> Core<D> {
             self.read_ready(now, place);
         }
         true
+    }
+
+    /// Whether a run touches what may yet be committed and nobody waits for: what recovery found, and orphans (ORPHAN-1).
+    fn is_undecided(&self, volume: VolumeId, first: Sector, sectors: Sectors) -> bool {
+        self.log.overlaps_uncommitted_recovered(volume, first, sectors)
+            || self.orphans.overlap(volume, first, sectors)
     }
 
     /// The segment of a fragment with a page that is no longer what came.
@@ -546,7 +551,9 @@ impl<D: Disk> Core<D> {
     pub(super) fn reclaim_reads(&mut self, now: Nanos) {
         let waits = |place: &u32| {
             let slot = self.reads.get(*place);
-            now.since(slot.parsed) >= OWED_MAX && !slot.abandoned
+            now.since(slot.parsed) >= OWED_MAX
+                && !slot.abandoned
+                && !self.is_undecided(slot.volume, slot.first, slot.sectors)
         };
         let Some(waiting) = self.waiting_reads.iter().copied().find(waits) else { return };
         if now < self.read_memory.reclaim_at || !self.log.is_open() {
@@ -609,7 +616,7 @@ impl<D: Disk> Core<D> {
         place: u32,
     ) -> Option<(VolumeId, Sector, Sectors, [u64; SCATTER_WORDS])> {
         let ReadSlot { volume, first, sectors, .. } = *self.reads.get(place);
-        if self.log.overlaps_uncommitted_recovered(volume, first, sectors) {
+        if self.is_undecided(volume, first, sectors) {
             return None;
         }
         let mut rotten = None;

@@ -57,6 +57,8 @@ pub(super) struct WriteSlot {
     large: u32,
     /// The compare that it is fused with.
     pub(super) compare: u32,
+    /// Another of the same command's, or `NONE`.
+    pub(super) next: u32,
     /// Whose it is.
     host: usize,
     /// When it got its pages.
@@ -128,6 +130,7 @@ impl WriteSlot {
         aside: None,
         large: 0,
         compare: NONE,
+        next: NONE,
         host: 0,
         placed: Nanos::ZERO,
     };
@@ -167,6 +170,7 @@ impl<D: Disk> Core<D> {
             aside: None,
             large: 0,
             compare: NONE,
+            next: NONE,
             host,
             placed: now,
         };
@@ -185,7 +189,7 @@ impl<D: Disk> Core<D> {
             return;
         };
         self.commands += 1;
-        self.table(id).write = place;
+        self.writes.get_mut(place).next = std::mem::replace(&mut self.table(id).write, place);
         if compare != NONE {
             self.fuse(place, compare);
         }
@@ -394,10 +398,7 @@ impl<D: Disk> Core<D> {
         let state = slot.state;
         self.fused.forget(place, state);
         if let Some(cmd) = cmd {
-            let table = self.table(cmd);
-            if table.write == place {
-                table.write = NONE;
-            }
+            self.unchain(cmd, place);
         }
         self.commands -= 1;
         self.writes.give(place);
@@ -644,6 +645,9 @@ impl<D: Disk> Core<D> {
             }
             let place = committed.token as u32;
             let slot = *self.writes.get(place);
+            if slot.cmd.is_none() {
+                self.orphans.committed(place);
+            }
             self.times.record(Stage::Commit, now.since(committed.arrived));
             self.times.record(Stage::Write, now.since(slot.parsed));
             let volume = &mut self.volumes[usize::from(slot.volume.get())];
@@ -666,7 +670,10 @@ impl<D: Disk> Core<D> {
         self.sever(place);
         match self.writes.get(place).state {
             WriteState::Waiting | WriteState::Late if Mutant::DeadWriteLogged.is_on() => {}
-            WriteState::Waiting => self.writes.get_mut(place).state = WriteState::Dropped,
+            WriteState::Waiting => {
+                self.unlink(cmd, place);
+                self.writes.get_mut(place).state = WriteState::Dropped;
+            }
             // It has no Lsn yet: after its host's retry it must not take effect (I16).
             WriteState::Receiving | WriteState::Paired | WriteState::Barred => {
                 self.forget_write(now, place)
@@ -676,7 +683,8 @@ impl<D: Disk> Core<D> {
                 self.drop_from_late(place);
             }
             // It is in the log, before whatever its host sends again; only its host no longer hears of it.
-            WriteState::Logged | WriteState::Dropped => self.unlink(cmd, place),
+            WriteState::Logged => self.orphan(cmd, place),
+            WriteState::Dropped => self.unlink(cmd, place),
         }
     }
 
@@ -712,9 +720,31 @@ impl<D: Disk> Core<D> {
     /// A command's host no longer waits for a write.
     fn unlink(&mut self, cmd: CommandId, place: u32) {
         self.writes.get_mut(place).cmd = None;
-        let table = self.table(cmd);
-        if table.write == place {
-            table.write = NONE;
+        self.unchain(cmd, place);
+    }
+
+    /// The same of one that is in the log.
+    fn orphan(&mut self, cmd: CommandId, place: u32) {
+        self.unlink(cmd, place);
+        let WriteSlot { volume, first, sectors, .. } = *self.writes.get(place);
+        self.orphans.add(place, (volume, first, sectors));
+    }
+
+    /// Takes a write out of the chain of its command's: a list of ranges is as many writes.
+    fn unchain(&mut self, cmd: CommandId, place: u32) {
+        let next = std::mem::replace(&mut self.writes.get_mut(place).next, NONE);
+        let mut at = self.table(cmd).write;
+        if at == place {
+            self.table(cmd).write = next;
+            return;
+        }
+        while at != NONE {
+            let slot = self.writes.get_mut(at);
+            if slot.next == place {
+                slot.next = next;
+                return;
+            }
+            at = slot.next;
         }
     }
 
@@ -736,7 +766,7 @@ impl<D: Disk> Core<D> {
             WriteState::Logged => {
                 self.release_compare(now, place);
                 self.complete(cmd, status);
-                self.unlink(cmd, place);
+                self.orphan(cmd, place);
             }
             // Its own host is slow: the target's time limits are for that.
             WriteState::Receiving | WriteState::Dropped => return false,

@@ -2,6 +2,7 @@
 
 use crate::{WRITES, do_read, do_write, write};
 use ibid_runtime::{PeerLoss, PeerState, SyncState};
+use ibid_sim::host::{Op, Request};
 use ibid_sim::load::{Load, LoadConfig};
 use ibid_sim::{Crash, DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::{Nanos, VolumeId};
@@ -30,6 +31,16 @@ fn wait_alone(world: &mut World) {
     });
 }
 
+/// Reads through another queue than the first.
+fn do_read_by(world: &mut World, queue: usize, first: u64, sectors: u64) {
+    let reading = world.model.begin_read(0, first, sectors);
+    let op = Op::Read;
+    let request = Request { nsid: 1, slba: first, blocks: sectors as u32, lba_bytes: 512, op };
+    let done = world.command(queue, request);
+    assert!(done.status.is_success(), "{}", done.status);
+    world.model.end_read(&reading, &done.data);
+}
+
 /// After the configured time a write that waits for the peer ends with a status that asks for a retry. It is in the log all the same, and
 /// comes before what is sent again.
 #[test]
@@ -49,6 +60,71 @@ fn a_write_that_waits_too_long_is_sent_back_and_comes_before_its_retry() {
     // Its retry, with other bytes.
     do_write(&mut world, 64, 8);
     do_read(&mut world, 64, 8);
+    world.stop();
+}
+
+/// ORPHAN-1. What a host reads after it was told that its write failed is not followed by that write: the read waits until it is known.
+#[test]
+fn a_read_of_what_was_sent_back_waits_until_it_is_committed() {
+    let config = WorldConfig { stall_timeout: Nanos::from_millis(2_000), ..WorldConfig::calm(33) };
+    let mut world = started(config);
+    do_write(&mut world, 64, 16);
+    world.net.borrow_mut().cut = true;
+    let (number, request) = write(&mut world, 64, 8);
+    let done = world.command(1, request);
+    assert_eq!(done.status, Status::COMMAND_INTERRUPTED);
+    world.model.end_unsure(number);
+    // What it does not touch is read; what it touches has to wait, and is sent back in the end.
+    do_read(&mut world, 72, 8);
+    let read = || Request { nsid: 1, slba: 60, blocks: 8, lba_bytes: 512, op: Op::Read };
+    let began = world.now;
+    let done = world.command(1, read());
+    assert_eq!(done.status, Status::COMMAND_INTERRUPTED);
+    assert!(world.now.since(began) >= Nanos::from_millis(1_900));
+    // The connection's end changes nothing about it; with the peer comes the answer.
+    world.queues[1].die();
+    world.run_until("the target to know", |world| world.queues[1].is_gone());
+    world.net.borrow_mut().cut = false;
+    do_read_by(&mut world, 2, 60, 20);
+    world.stop();
+}
+
+/// I16. A list of ranges is as many writes in the shard; none of them takes effect after the host that sent it has come back.
+#[test]
+fn a_list_of_ranges_whose_host_has_died_while_it_waited_has_no_effect() {
+    let mut config = WorldConfig::calm(34);
+    config.segments = 3;
+    config.queue.depth = 60;
+    let mut world = started(config);
+    do_write(&mut world, 0, 400);
+    world.net.borrow_mut().cut = true;
+    let mut filler = 0;
+    while world.snapshot(SOURCE).segments[1] > 0 {
+        let (_, request) = write(&mut world, 1000 + 480 * (filler % 6), 480);
+        world.queues[2].submit(filler, request);
+        filler += 1;
+        world.pass(Nanos::from_millis(1));
+        assert!(filler < 60, "the log is full: {}", world.tell());
+    }
+    let ranges: Vec<(u64, u32)> = (0..10).map(|n| (n * 40, 8)).collect();
+    let numbers: Vec<_> = ranges
+        .iter()
+        .map(|(first, sectors)| world.model.begin_write(0, *first, u64::from(*sectors), true).0)
+        .collect();
+    let op = Op::Deallocate(ranges);
+    world.queues[1].submit(7, Request { nsid: 1, slba: 0, blocks: 1, lba_bytes: 512, op });
+    world.pass(Nanos::from_millis(20));
+    world.queues[1].die();
+    world.run_until("the target to know", |world| world.queues[1].is_gone());
+    numbers.into_iter().for_each(|number| world.model.end_unsure(number));
+    world.open_queue(1);
+    world.run_until("the host to be back", |world| world.queues[1].is_ready());
+    do_read(&mut world, 0, 400);
+    world.net.borrow_mut().cut = false;
+    while world.snapshot(SOURCE).target[2] > 0 {
+        world.step();
+    }
+    do_read(&mut world, 0, 400);
     world.stop();
 }
 
