@@ -253,8 +253,7 @@ pub(crate) const ROWS: &[Row] = &[
         what: "I/O on a standby, fenced or changing node",
         shown: Shown::Elsewhere(&[
             "src/engine/frontend/tests/access.rs::nothing_reaches_the_shard_past_a_namespace_that_is_not_accessible",
-            "src/runtime/tests/pair/access.rs::a_host_of_the_destination_is_turned_away_and_nothing_of_it_arrives",
-            "tests/pair/paths.rs::both_nodes_show_one_subsystem_and_the_destination_takes_nothing",
+            "src/engine/frontend/tests/access.rs::a_command_whose_data_was_still_coming_is_judged_again",
         ]),
     },
     sent("C36", "reservations", |field| {
