@@ -80,6 +80,10 @@ pub fn script(bytes: &[u8]) {
         match step % 16 {
             0 => {
                 let digests = input.u8();
+                if digests & 0x80 != 0 {
+                    world.set_access(&mut input);
+                    continue;
+                }
                 model.opened(&mut world, digests & 3);
             }
             1 => world.close(place),

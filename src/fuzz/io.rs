@@ -104,7 +104,7 @@ pub fn script(bytes: &[u8]) {
         model.hear(&mut world, q);
         while let Some(owing) = model.queues[q].owing.first() {
             let cid = owing.cid;
-            model.pay(&mut world, q, cid, u32::MAX, false);
+            model.pay(&mut world, q, cid, u32::MAX, 0);
             model.hear(&mut world, q);
         }
         assert!(model.queues[q].expected.is_empty(), "{:?} never ends", model.queues[q].expected);
@@ -250,7 +250,7 @@ impl Model {
                 let owing = &self.queues[q].owing;
                 if let Some(owing) = owing.get(usize::from(which) % owing.len().max(1)) {
                     let (cid, len) = (owing.cid, if len == 0 { u32::MAX } else { len.into() });
-                    self.pay(world, q, cid, len, odd > 250);
+                    self.pay(world, q, cid, len, odd);
                 }
             }
         }
@@ -316,6 +316,10 @@ impl Model {
         if run.place().is_none() || run.bytes > IN_CAPSULE as usize {
             return;
         }
+        if second & 0x40 != 0 {
+            self.unequal_pair(world, q, run);
+            return;
+        }
         let compared = self.data(&run, opcode::COMPARE, how);
         let next = self.serial + 2;
         let how = how & 0xfb;
@@ -324,6 +328,21 @@ impl Model {
         let data = pattern(run.bytes, second ^ 0x55);
         let second = second & 0xfb;
         self.give(world, q, opcode::WRITE, psdt::FUSE_SECOND, run, second, data, Some(first));
+    }
+
+    /// A compare and a write of another range: neither has an effect.
+    fn unequal_pair(&mut self, world: &mut World, q: usize, run: Run) {
+        let place = self.queues[q].place;
+        let data = pattern(run.bytes, 0x11);
+        let other = Io { slba: run.io.slba ^ 1, ..run.io };
+        for (code, io, fuse) in
+            [(opcode::COMPARE, run.io, psdt::FUSE_FIRST), (opcode::WRITE, other, psdt::FUSE_SECOND)]
+        {
+            let cid = self.cid();
+            self.expect(q, cid, Expected::Refusal);
+            let sqe = in_capsule(io.emit(code, cid, run.nsid).fused(fuse), run.bytes);
+            world.ask(place, &sqe, &data);
+        }
     }
 
     fn ranges(&mut self, world: &mut World, q: usize, input: &mut Input<'_>) {
@@ -366,8 +385,8 @@ impl Model {
         world.ask(self.queues[q].place, &sqe, &list);
     }
 
-    /// Sends a part of the data that a command owes.
-    fn pay(&mut self, world: &mut World, q: usize, cid: u16, len: u32, spoil: bool) {
+    /// Sends a part of the data that a command owes. `odd`: with a wrong digest, or in two pieces between which its pages move.
+    fn pay(&mut self, world: &mut World, q: usize, cid: u16, len: u32, odd: u8) {
         let queue = &mut self.queues[q];
         let digests = queue.digests;
         world.read(queue.place, usize::MAX);
@@ -382,7 +401,7 @@ impl Model {
                 "command {cid} is never asked for its data, and never ends"
             );
             if let Some(pair) = pair.filter(|_| host.awaits(cid)) {
-                self.pay(world, q, pair, len, false);
+                self.pay(world, q, pair, len, 0);
             }
             return;
         };
@@ -394,7 +413,7 @@ impl Model {
             DataPdu { cccid: cid, ttag: head.ttag, datao: owing.paid as u32, datal: len as u32 };
         let mut bytes = host.h2c(pdu, part, len == left);
         owing.paid += len;
-        if spoil && digests {
+        if odd > 250 && digests {
             let last = bytes.len() - 1;
             bytes[last] ^= 1;
             owing.spoiled = true;
@@ -403,7 +422,15 @@ impl Model {
             host.r2ts.remove(r2t);
         }
         self.resolve(q);
-        world.give(self.queues[q].place, &bytes);
+        let place = self.queues[q].place;
+        if odd & 1 != 0 {
+            let (head, tail) = bytes.split_at(bytes.len() / 2);
+            world.give(place, head);
+            world.answer(&mut Input::new(&[odd >> 1 & 7, 0]));
+            world.give(place, tail);
+        } else {
+            world.give(place, &bytes);
+        }
     }
 
     /// Everything whose data is there takes its effect.

@@ -81,7 +81,7 @@ fn play(setup: Setup, step: usize, mut input: Input<'_>) -> Vec<Seen> {
         if input.is_empty() {
             break;
         }
-        match input.u8() % 10 {
+        match input.u8() % 11 {
             0 => {
                 let count = input.u8().into();
                 world.give(place, input.take(count));
@@ -106,6 +106,7 @@ fn play(setup: Setup, step: usize, mut input: Input<'_>) -> Vec<Seen> {
                 let stage = input.u8() & 3;
                 place = attack(&mut world, setup, stage).unwrap_or(place);
             }
+            10 => world.set_access(&mut input),
             _ => {
                 let choice = input.u8();
                 let other = usize::from(choice >> 2) % CONNECTIONS;

@@ -150,6 +150,10 @@ fn pdu_stream() -> Vec<Seed> {
         ),
         ("seed-term", stream(IO | PATIENT, &[&io(1, 1, 4, 16, 0), &READ_ALL, &raw(&term)])),
         (
+            "seed-access",
+            stream(IO, &[&io(1, 1, 0, 2, 1), &[10, 0, 2], &io(0, 2, 0, 2, 0), &READ_ALL]),
+        ),
+        (
             "seed-reopen",
             stream(IO, &[&io(0, 1, 0, 16, 0), &[8, 3], &io(1, 1, 0, 1, 1), &[9, 3], &[5, 0, 1]]),
         ),
@@ -544,6 +548,13 @@ fn io_commands() -> Vec<Seed> {
                     &on(write, 0, 0, 1),
                     &[3],
                 ],
+            ),
+        ),
+        (
+            "seed-unequal",
+            script(
+                0,
+                &[&on(pair, 0, 0, 4), &[1, 0x41], &on(write, 0, 0, 16), &[0], &[11, 0, 0, 0, 1]],
             ),
         ),
         ("seed-half", script(0, &[&on(10, 0, 0, 1), &[1], &on(10, 0, 0, 1), &[0x81]])),

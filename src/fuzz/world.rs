@@ -2,6 +2,7 @@
 //! whatever hosts send, and at the end to three things: time ends everything, nothing is left, and a well-behaved host is served.
 
 use crate::host::{Host, Said, by_transport, in_capsule, pattern};
+use crate::input::Input;
 use crate::shard::{Answers, Shard, TRANSFER, VOLUME_BYTES, VOLUMES};
 use ibid_chap::Secret;
 use ibid_engine::frontend::{
@@ -206,8 +207,16 @@ impl World {
         self.settle();
     }
 
+    /// Volumes become reachable here in another way, or not at all.
+    pub fn set_access(&mut self, input: &mut Input<'_>) {
+        let (volume, state) = (u16::from(input.u8()) % VOLUMES, input.of(&AnaState::ALL));
+        self.frontend.set_access(self.shard.now, VolumeId::new(volume), state);
+        self.drain();
+        self.settle();
+    }
+
     /// Answers one of the commands the shard has.
-    pub fn answer(&mut self, input: &mut crate::input::Input<'_>) {
+    pub fn answer(&mut self, input: &mut Input<'_>) {
         self.shard.answer(&mut self.frontend, input);
         self.drain();
         self.settle();
@@ -356,6 +365,9 @@ impl World {
         assert!(self.frontend.is_idle(), "everybody is gone, and the target keeps something");
         self.shard.answers = Answers::AtOnce;
         self.step = usize::MAX;
+        let probed = VolumeId::new(0);
+        self.frontend.set_access(self.shard.now, probed, AnaState::Optimized);
+        self.drain();
         self.probe();
     }
 
