@@ -256,7 +256,6 @@ pub fn run(cell: &Cell) -> Ran {
     world.start_destination();
     let mut operator = Operator::default();
     let mut script = Script::new(matrix_steps::first());
-    script.lenient = true;
     script.reads_fail = structure == Structure::VolumeBlock && kind == Kind::ReadError;
     drive(&mut world, &mut script, &mut operator);
     settle(&mut world, &mut script, |world| operator.turn(world));

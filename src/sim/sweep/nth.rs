@@ -139,7 +139,6 @@ pub fn run(case: &Case) -> (bool, u64) {
     world.start_source();
     world.start_destination();
     let mut script = Script::new(short(variant));
-    script.lenient = true;
     // The one copy that a read can't be had from is answered by the other; alone there is no other.
     script.reads_fail = what == What::VolumeRead;
     let last = if lasts { nth + WHILE - 1 } else { nth };

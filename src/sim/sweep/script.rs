@@ -103,8 +103,6 @@ pub struct Script {
     tag: u64,
     retry_at: Nanos,
     random: Random,
-    /// Writes may end with a write fault: a device fails in this run.
-    pub lenient: bool,
     /// Reads may end with an error too.
     pub reads_fail: bool,
     /// Reads leave out the block that a fault of a volume befell: nobody can tell that it is bad.
@@ -373,7 +371,6 @@ impl Script {
             tag: 0,
             retry_at: Nanos::ZERO,
             random: Random::new(77),
-            lenient: false,
             reads_fail: false,
             blind: false,
             harmed: None,
@@ -593,8 +590,8 @@ impl Script {
             }
             Under::Writes(_) | Under::Nothing => false,
         };
-        // A node that has failed is no path any more.
-        let turned_away = self.lenient && done.status == Status::ANA_INACCESSIBLE;
+        // A node that has failed, or has met nobody for long, is no path.
+        let turned_away = done.status == Status::ANA_INACCESSIBLE;
         assert!(
             allowed || turned_away || done.status == Status::COMMAND_INTERRUPTED,
             "a command ends with {}",
