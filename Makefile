@@ -87,7 +87,7 @@ test-storm: deps
 # Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. SPDK only where there is one (IBID_SPDK names
 # its folder). About five minutes.
 test-hosts: build
-	status=0; \
+	@status=0; \
 	IBID=$(IBID) tests/hosts/linux-guest.sh || status=1; \
 	IBID=$(IBID) tests/hosts/spdk.sh || status=1; \
 	exit $$status

@@ -7,7 +7,7 @@
 #        IBID_CACHE   where the kernel is kept        [/var/cache/ibid-hosts]
 #        IBID_LINK    memif or af_packet              [memif in the round 4096, af_packet in the others where root]
 #        IBID_ROUNDS  which rounds                    [512 4096 nodes]
-#        IBID_GUEST_SECONDS  a guest's longest time   [170]
+#        IBID_GUEST_SECONDS  a guest's longest time   [240]
 # Gives: a line `PASS`, `FAIL` or `SKIPPED:` per step; exit status 1 if anything failed. What is missing is installed with apt (root).
 #
 # Without hardware virtualisation the guest is emulated: this tests what happens, never how fast.
@@ -17,7 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/hosts/lib.sh
 source "$here/lib.sh"
 cache=${IBID_CACHE:-/var/cache/ibid-hosts}
-guest_seconds=${IBID_GUEST_SECONDS:-170}
+guest_seconds=${IBID_GUEST_SECONDS:-240}
 
 skip() { echo "SKIPPED: Linux guest: $1"; exit 0; }
 
@@ -29,6 +29,8 @@ declare -A packages=(
     [qemu-system-x86_64]=qemu-system-x86 [nvme]=nvme-cli [fio]=fio [busybox]=busybox-static [mkfs.ext4]=e2fsprogs
     [blkdiscard]=util-linux [cpio]=cpio [xz]=xz-utils [depmod]=kmod [cmp]=diffutils
 )
+# Without a network this ends soon.
+patience=(-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20)
 missing=()
 for tool in "${!packages[@]}"; do
     command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
@@ -42,8 +44,8 @@ if ((${#missing[@]})); then
     [[ $(id -u) == 0 ]] || skip "not root; install: ${missing[*]}"
     echo "installing: ${missing[*]}"
     {
-        apt-get update
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+        apt-get "${patience[@]}" update
+        DEBIAN_FRONTEND=noninteractive apt-get "${patience[@]}" install -y --no-install-recommends "${missing[@]}"
     } >/dev/null 2>&1 || skip "apt-get could not install ${missing[*]}"
 fi
 
@@ -76,7 +78,7 @@ fetch_backport() {
     mkdir -p "$apt/lists/partial" "$apt/archives/partial"
     echo "deb [signed-by=$keyring] $mirror bookworm-backports main" >"$apt/sources.list"
     # Lists of our own: the machine's sources stay as they are.
-    local options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    local options=("${patience[@]}" -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt")
     apt-get "${options[@]}" update >/dev/null 2>&1 && fetch_kernel "${options[@]}"
 }
@@ -85,7 +87,7 @@ mkdir -p "$cache" 2>/dev/null || skip "$cache cannot be made; name another with 
 kernel=$(cached_kernel)
 if [[ -z $kernel ]]; then
     echo "fetching a kernel into $cache"
-    fetch_backport || fetch_kernel || skip "no kernel could be fetched"
+    fetch_backport || fetch_kernel "${patience[@]}" || skip "no kernel could be fetched"
     kernel=$(cached_kernel)
 fi
 version=$(ls "$kernel/lib/modules")
