@@ -8,7 +8,7 @@ use crate::oracle::Oracle;
 use crate::swarm::Plan;
 use crate::trace::{Place, Reached};
 use crate::{DESTINATION, SOURCE, World};
-use ibid_runtime::SyncState;
+use ibid_runtime::{PeerState, SyncState};
 use ibid_units::Nanos;
 use ibid_wire::disk;
 
@@ -107,6 +107,8 @@ fn settle(world: &mut World, clients: &mut Clients, oracle: &mut Oracle, injecto
             let glance = world.glance(SOURCE);
             let whole = glance.sync == SyncState::InSync && glance.out_of_sync == 0;
             let both = [SOURCE, DESTINATION].iter().all(|side| world.is_up(*side));
+            // A destination that has just been started again: its source may not have noticed that it was gone.
+            let both = both && world.glance(DESTINATION).peer == PeerState::Connected;
             if whole && both && glance.commands == 0 && world.stopping == [false; 2] {
                 return;
             }

@@ -735,7 +735,8 @@ impl World {
         self.run_until("the destination to stop", |world| {
             world.destination.as_ref().is_some_and(|destination| destination.stopped().is_some())
         });
-        assert_eq!(self.destination.as_ref().and_then(Shard::stopped), Some(Stop::Clean));
+        let stopped = self.destination.as_ref().and_then(Shard::stopped);
+        assert!(stopped == Some(Stop::Clean), "the destination stops {stopped:?}: {}", self.tell());
         assert_eq!(self.snapshot(DESTINATION).chain, chain);
         let (one, two) = (
             superblock(self.files[0].borrow().durable(0)),
