@@ -433,8 +433,9 @@ authenticate() {
     connect -q $SECRET_HOSTNQN -I $SECRET_HOSTID "$@"
     dmesg | grep -i 'qid' || true
 }
-agreed() { dmesg | grep -q "qid 0: selected DH group $1"; }
-agreed_without() { dmesg | grep -q 'qid 0: selected hash' && ! dmesg | grep -q 'qid 0: selected DH group'; }
+agreed_hash() { dmesg | grep -q 'qid 0: selected hash hmac(sha512)'; }
+agreed() { agreed_hash && dmesg | grep -q "qid 0: selected DH group $1"; }
+agreed_without() { agreed_hash && ! dmesg | grep -q 'qid 0: selected DH group'; }
 refused() {
     if connect -q $SECRET_HOSTNQN -I $SECRET_HOSTID "$@" >/tmp/said 2>&1; then echo 'connected'; return 1; fi
     cat /tmp/said
