@@ -55,6 +55,8 @@ pub struct Unrecovered<D> {
     held: Option<(DiskOp, Job)>,
     jobs: [Option<Job>; READS_MAX],
     copies: [CopyFound; 2],
+    copies_seen: bool,
+    copies_read_again: [bool; 2],
     superblock: Superblock,
     scan: Option<Scan>,
     log: Option<RecoveredLog>,
@@ -143,6 +145,8 @@ impl<D: Disk> Unrecovered<D> {
             held: None,
             jobs: [None; READS_MAX],
             copies: [CopyFound::Blank, CopyFound::Blank],
+            copies_seen: false,
+            copies_read_again: [false; 2],
             scan: None,
             log: None,
             report: RecoveryReport::default(),
@@ -254,7 +258,10 @@ impl<D: Disk> Unrecovered<D> {
                     Ok(()) => CopyFound::judge(&self.arena.bytes(self.layout.superblock)),
                     Err(DiskError(code)) => CopyFound::Unreadable(code),
                 };
-                self.stage = if place == 0 { Stage::Copy(1) } else { self.superblock_found()? };
+                self.stage = match self.next_copy(place) {
+                    Some(next) => Stage::Copy(next),
+                    None => self.superblock_found()?,
+                };
             }
             (Job::Step, stage) => {
                 if let Err(DiskError(code)) = result {
@@ -272,6 +279,22 @@ impl<D: Disk> Unrecovered<D> {
             }
         }
         Ok(())
+    }
+
+    /// The copy to be read after this one. One that can't be read is read once more when both had their turn: the error may have passed, and
+    /// the other copy may be a write older.
+    fn next_copy(&mut self, place: usize) -> Option<usize> {
+        if place == 0 && !self.copies_seen {
+            self.copies_seen = true;
+            return Some(1);
+        }
+        let again = |place: &usize| {
+            matches!(self.copies[*place], CopyFound::Unreadable(_))
+                && !self.copies_read_again[*place]
+        };
+        let next = (0..2).find(again)?;
+        self.copies_read_again[next] = true;
+        Some(next)
     }
 
     /// Both copies have been judged.
