@@ -3,7 +3,7 @@
 use super::Frontend;
 use super::command::{Verdict, no_data};
 use super::connection::{Page, Phase};
-use ibid_wire::nvme_tcp::{ControllerKind, GetLogPage, Identify, SetFeatures, Sqe, Status, opcode};
+use ibid_wire::nvme_tcp::{ControllerKind, GetLogPage, Identify, Sqe, Status, opcode};
 
 impl Frontend {
     pub(super) fn judge_admin(
@@ -50,11 +50,7 @@ impl Frontend {
                 self.hold_request(c, slot, k)?;
                 Ok(Verdict::Taken)
             }
-            opcode::SET_FEATURES => {
-                no_data(data)?;
-                self.set_feature(k, SetFeatures::parse(sqe), sqe.nsid)
-                    .map(|result| Verdict::End(Status::SUCCESS, result))
-            }
+            opcode::SET_FEATURES => self.judge_set_features(k, sqe, data),
             opcode::GET_FEATURES => self.get_feature(c, slot, k, sqe, data),
             opcode::ABORT if !is_discovery => {
                 no_data(data)?;

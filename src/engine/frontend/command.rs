@@ -109,6 +109,8 @@ impl Frontend {
                 let (status, result) = self.connect(c, sqe);
                 self.respond(c, slot, status, result);
             }
+            // The same number means two commands: which queue decides.
+            opcode::SET_FEATURES if self.connections[c].qid == 0 => self.set_host_behavior(c, slot),
             opcode::DATASET_MANAGEMENT => self.deallocate(c, slot, sqe, bytes),
             other => unreachable!("opcode {other:#x} takes no small data"),
         }

@@ -115,6 +115,9 @@ pub(super) enum Page {
         specific: u8,
     },
     HostId,
+    HostBehavior {
+        current: bool,
+    },
     /// A message of an authentication.
     Auth,
 }

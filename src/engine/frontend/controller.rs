@@ -30,6 +30,8 @@ pub(super) struct Controller {
     pub(super) events: Events,
     /// Temperatures in kelvin that the host wants to hear of: over, under.
     pub(super) thresholds: [u16; 2],
+    /// The host tries commands again after the time that their completions name (Host Behavior Support, ACRE).
+    pub(super) retries_later: bool,
 }
 
 impl Default for Controller {
@@ -49,6 +51,7 @@ impl Default for Controller {
             async_events: ENABLED_AT_FIRST,
             events: Events::default(),
             thresholds: THRESHOLDS_K,
+            retries_later: false,
         }
     }
 }

@@ -8,8 +8,8 @@ use super::controller::Controller;
 use super::deadline::KATO_MS_MAX;
 use super::events::{ENABLED_AT_FIRST, Notice, WANTABLE};
 use ibid_wire::nvme_tcp::{
-    ControllerKind, GetFeatures, HealthLog, IS_SUPPORTED, SCOPE_CONTROLLER, SUPPORTED_BYTES,
-    SetFeatures, Sqe, Status, feature,
+    ControllerKind, GetFeatures, HOST_BEHAVIOR_BYTES, HealthLog, IS_SUPPORTED, SCOPE_CONTROLLER,
+    SUPPORTED_BYTES, SetFeatures, Sqe, Status, feature,
 };
 
 /// 27 °C in kelvin; there is no sensor, and 0 K would trip host thresholds the other way.
@@ -18,6 +18,12 @@ pub(super) const TEMPERATURE_K: u16 = 300;
 pub(super) const THRESHOLDS_K: [u16; 2] = [343, 0];
 /// Get Features, capabilities: the feature can be changed. (Bit 0, saved, and bit 1, per namespace, are never set.)
 const CHANGEABLE: u32 = 1 << 2;
+/// Where Host Behavior Support says ACRE: the host knows what a command retry delay is.
+pub(super) const ACRE_AT: usize = 0;
+/// After so long a command that was interrupted should be tried again, in 100 ms (CRDT1): it has waited for `peer.stall_timeout` already.
+pub(super) const RETRY_DELAY_100MS: u16 = 10;
+/// That is delay 1.
+const RETRY_DELAY: u8 = 1;
 /// Keep-alive timeout in milliseconds, as a controller that was told none would have it.
 const KATO_MS_AT_FIRST: u32 = 0;
 /// Values of Select.
@@ -37,7 +43,7 @@ fn find(kind: ControllerKind, fid: u8) -> Option<Feature> {
         return None;
     }
     let changeable = match fid {
-        feature::QUEUES | feature::TEMPERATURE | feature::POWER => true,
+        feature::QUEUES | feature::TEMPERATURE | feature::POWER | feature::HOST_BEHAVIOR => true,
         feature::KEEP_ALIVE | feature::ASYNC_EVENTS => true,
         feature::ARBITRATION | feature::ERROR_RECOVERY | feature::ATOMICITY | feature::HOST_ID => {
             false
@@ -73,12 +79,13 @@ impl Controller {
 }
 
 impl Frontend {
-    pub(super) fn set_feature(
+    pub(super) fn judge_set_features(
         &mut self,
         k: usize,
-        set: SetFeatures,
-        nsid: u32,
-    ) -> Result<u64, Status> {
+        sqe: &Sqe,
+        data: u32,
+    ) -> Result<Verdict, Status> {
+        let set = SetFeatures::parse(sqe);
         let kind = self.controllers[k].kind;
         let found = find(kind, set.fid).ok_or(Status::INVALID_FIELD)?;
         if set.save {
@@ -88,9 +95,48 @@ impl Frontend {
             return Err(Status::FEATURE_NOT_CHANGEABLE);
         }
         // 0 and "all" mean the controller (Base 5.27).
-        if nsid != 0 && nsid != u32::MAX {
+        if sqe.nsid != 0 && sqe.nsid != u32::MAX {
             return Err(Status::FEATURE_NOT_PER_NAMESPACE);
         }
+        if set.fid == feature::HOST_BEHAVIOR {
+            return if self.inbound(sqe, data, HOST_BEHAVIOR_BYTES as u64)? {
+                Ok(Verdict::AwaitData)
+            } else {
+                Err(Status::SGL_TYPE_INVALID)
+            };
+        }
+        no_data(data)?;
+        self.set_feature(k, set).map(|result| Verdict::End(Status::SUCCESS, result))
+    }
+
+    /// Host Behavior Support (Base 5.27.1.18), its data in `small`: of what a host may be able to do only one thing matters here.
+    pub(super) fn set_host_behavior(&mut self, c: usize, slot: u16) {
+        let retries_later = self.connections[c].small[ACRE_AT];
+        let controller = self.connections[c].controller;
+        let status = match (controller, retries_later) {
+            (Some(k), 0 | 1) => {
+                self.controllers[usize::from(k)].retries_later = retries_later == 1;
+                Status::SUCCESS
+            }
+            _ => Status::INVALID_FIELD,
+        };
+        self.respond(c, slot, status, 0);
+    }
+
+    /// A status with the time after which the command should be tried again, where its host has said that it can do that (ACRE).
+    pub(super) fn with_delay(&self, c: usize, status: Status) -> Status {
+        let retries_later = self.connections[c]
+            .controller
+            .is_some_and(|k| self.controllers[usize::from(k)].retries_later);
+        if retries_later && status == Status::COMMAND_INTERRUPTED {
+            status.with_delay(RETRY_DELAY)
+        } else {
+            status
+        }
+    }
+
+    fn set_feature(&mut self, k: usize, set: SetFeatures) -> Result<u64, Status> {
+        let kind = self.controllers[k].kind;
         let queues_max = self.config.limits.io_queues_max;
         let has_queues = self.has_io_queues(k);
         let controller = &mut self.controllers[k];
@@ -139,6 +185,7 @@ impl Frontend {
         let is_io = controller.kind == ControllerKind::Io;
         controller.async_events = if is_io { ENABLED_AT_FIRST } else { 0 };
         controller.thresholds = THRESHOLDS_K;
+        controller.retries_later = false;
     }
 
     fn has_io_queues(&self, k: usize) -> bool {
@@ -178,6 +225,12 @@ impl Frontend {
             feature::HOST_ID => {
                 self.outbound(sqe, data, 16)?;
                 return self.reply(c, slot, Page::HostId, 0, 16);
+            }
+            feature::HOST_BEHAVIOR => {
+                let bytes = HOST_BEHAVIOR_BYTES as u32;
+                self.outbound(sqe, data, bytes.into())?;
+                let page = Page::HostBehavior { current: is_current };
+                return self.reply(c, slot, page, 0, bytes);
             }
             feature::TEMPERATURE => {
                 let which = threshold(value, false)?;

@@ -8,11 +8,12 @@ use super::connection::Page;
 use super::deadline::KAS_100MS;
 use super::events::{AER_MAX, NOTICES};
 use super::fabrics::VERSION;
+use super::features::{ACRE_AT, RETRY_DELAY_100MS};
 use ibid_wire::nvme_tcp::{
-    CAPSULE_BYTES, COMMON_BYTES, ControllerKind, Cqe, DISCOVERY_NQN, IDENTIFY_BYTES, Identify,
-    IdentifyController, IdentifyIndependentNamespace, IdentifyNamespace, IdentifyNvmController,
-    NamespaceId, Status, cns, csi, emit_controller_list, emit_descriptors, emit_namespace_list,
-    fuses, oncs, put_nqn,
+    CAPSULE_BYTES, COMMON_BYTES, ControllerKind, Cqe, DISCOVERY_NQN, HOST_BEHAVIOR_BYTES,
+    IDENTIFY_BYTES, Identify, IdentifyController, IdentifyIndependentNamespace, IdentifyNamespace,
+    IdentifyNvmController, NamespaceId, Status, cns, csi, emit_controller_list, emit_descriptors,
+    emit_namespace_list, fuses, oncs, put_nqn,
 };
 
 /// A subsystem with several ports and controllers, which tells asymmetric access.
@@ -111,6 +112,11 @@ impl Frontend {
                 (0, IDENTIFY_BYTES)
             }
             Page::Log { lid, specific } => self.render_log(k, lid, specific, from),
+            Page::HostBehavior { current } => {
+                self.scratch[..HOST_BEHAVIOR_BYTES].fill(0);
+                self.scratch[ACRE_AT] = (current && self.controllers[k].retries_later).into();
+                (0, HOST_BEHAVIOR_BYTES)
+            }
             Page::HostId => {
                 let hostid = self.controllers[k].hostid;
                 self.scratch[..hostid.len()].copy_from_slice(&hostid);
@@ -227,6 +233,7 @@ impl Frontend {
             oaes: for_io(NOTICES),
             ctratt: CTRATT_HOSTID128,
             kind: controller.kind as u8,
+            crdt1: for_io(RETRY_DELAY_100MS.into()) as u16,
             oacs: 0,
             acl: 3,
             aerl: AER_MAX as u8 - 1,

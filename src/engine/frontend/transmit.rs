@@ -56,6 +56,7 @@ impl Frontend {
 
     /// Ends a command: queues its response.
     pub(super) fn respond(&mut self, c: usize, slot: u16, status: Status, result: u64) {
+        let status = self.with_delay(c, status);
         self.connections[c].slots[usize::from(slot)].phase = Phase::Responding { status, result };
         self.enqueue(c, slot);
     }

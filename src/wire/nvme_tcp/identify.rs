@@ -94,6 +94,8 @@ layout! {
         ctratt: u32 = 96,
         /// See [`ControllerKind`].
         kind: u8 = 111,
+        /// Command retry delay 1, in 100 ms.
+        crdt1: u16 = 128,
         /// Optional admin commands.
         oacs: u16 = 256,
         /// Abort limit, minus one.

@@ -42,8 +42,8 @@ pub use logs::{
     log_page, parse_ana, subtype,
 };
 pub use params::{
-    Deallocate, DsmRange, GetFeatures, GetLogPage, Identify, Io, SetFeatures, directive_type,
-    feature, write_zeroes_deallocates,
+    Deallocate, DsmRange, GetFeatures, GetLogPage, HOST_BEHAVIOR_BYTES, Identify, Io, SetFeatures,
+    directive_type, feature, write_zeroes_deallocates,
 };
 pub use pdu::{
     CAPSULE_BYTES, COMMON_BYTES, CommonHeader, DIGEST_BYTES, DataPdu, FatalError, IC_BYTES, IcReq,

@@ -231,7 +231,12 @@ pub mod feature {
     pub const KEEP_ALIVE: u8 = 0x0f;
     /// Host identifier.
     pub const HOST_ID: u8 = 0x81;
+    /// Host Behavior Support, with [`HOST_BEHAVIOR_BYTES`](super::HOST_BEHAVIOR_BYTES) of data.
+    pub const HOST_BEHAVIOR: u8 = 0x16;
 }
+
+/// Bytes of the data of Host Behavior Support (Base 5.27.1.18).
+pub const HOST_BEHAVIOR_BYTES: usize = 512;
 
 /// The fields of a Set Features command (Base 5.27).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,6 +9,8 @@ pub struct Status(u16);
 
 /// Do Not Retry.
 const DNR: u16 = 1 << 15;
+/// Command Retry Delay: which of the times that Identify tells, 1 to 3; 0 is none.
+const CRD_AT: u16 = 12;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $sct:literal / $sc:literal, $retry:ident, $text:literal;)*) => {
@@ -82,6 +84,15 @@ impl Status {
     #[must_use]
     pub const fn never_retry(self) -> Self {
         Self(self.0 | DNR)
+    }
+    /// The same with a command retry delay: 1 to 3 name a time that Identify Controller tells (CRDT1 to CRDT3).
+    #[must_use]
+    pub const fn with_delay(self, which: u8) -> Self {
+        Self(self.0 & !(3 << CRD_AT) | (which as u16 & 3) << CRD_AT)
+    }
+    /// The command retry delay; 0 is none.
+    pub const fn delay(self) -> u8 {
+        (self.0 >> CRD_AT & 3) as u8
     }
     /// Status code type.
     pub const fn sct(self) -> u8 {

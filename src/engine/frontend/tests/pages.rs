@@ -193,6 +193,51 @@ fn features_tell_what_they_are_were_and_may_be() {
     }
 }
 
+/// R9. Only a host that has said that it understands it is told when to try an interrupted command again.
+#[test]
+fn a_host_that_asks_for_it_is_told_when_to_try_again() {
+    let mut world = World::new(config(4096));
+    let (io, admin) = world.io(0);
+    world.answers = false;
+    let interrupted = |world: &mut World| {
+        let bytes = world.capsule(&write(3, 0, 1, 4096, true), &pattern(4096, 1));
+        world.give(io, &bytes, usize::MAX);
+        let Some(Event::Write { cmd, .. }) = world.events.pop() else { panic!("no write came") };
+        world.frontend.complete(cmd, Status::COMMAND_INTERRUPTED);
+        world.give(io, &bytes[bytes.len() - 4096..], usize::MAX);
+        let cqe = world.answer(io).cqe();
+        assert_eq!((cqe.status.sct(), cqe.status.sc(), cqe.status.is_final()), (0, 0x21, false));
+        cqe.status.delay()
+    };
+    let behavior = |acre, len: usize| {
+        let mut data = vec![0; len];
+        data[0] = acre;
+        let set = SetFeatures { fid: feature::HOST_BEHAVIOR, save: false, value: 0 };
+        (Sqe { sgl: Sgl::in_capsule(len as u32), ..set.emit(1) }, data)
+    };
+    let mut get = GetFeatures { fid: feature::HOST_BEHAVIOR, select: 0, value: 0 }.emit(1);
+    get.sgl = Sgl::transport(512);
+    let identify = Identify::of(cns::CONTROLLER, 0).emit(1);
+    let controller = IdentifyController::parse(&world.fetch(admin, &identify)).unwrap();
+    assert_eq!(controller.crdt1, 10, "one second");
+
+    assert_eq!(interrupted(&mut world), 0, "it was not asked for");
+    for (acre, len, status) in
+        [(2, 512, Status::INVALID_FIELD), (1, 508, Status::SGL_LENGTH_INVALID)]
+    {
+        let (sqe, data) = behavior(acre, len);
+        assert_eq!(world.status(admin, &sqe, &data), status);
+    }
+    assert_eq!(world.fetch(admin, &get), [0; 512]);
+    let (sqe, data) = behavior(1, 512);
+    assert_eq!(world.status(admin, &sqe, &data), Status::SUCCESS);
+    assert_eq!(world.fetch(admin, &get), data);
+    assert_eq!(interrupted(&mut world), 1, "CRDT1");
+    let (sqe, data) = behavior(0, 512);
+    assert_eq!(world.status(admin, &sqe, &data), Status::SUCCESS);
+    assert_eq!(interrupted(&mut world), 0);
+}
+
 #[test]
 fn a_threshold_that_is_passed_warns_once_until_the_log_was_read() {
     let mut world = World::new(config(4096));
