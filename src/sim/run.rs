@@ -105,7 +105,9 @@ fn settle(world: &mut World, clients: &mut Clients, oracle: &mut Oracle, injecto
         injector.look(world);
         if clients.is_done() {
             let glance = world.glance(SOURCE);
-            let whole = glance.sync == SyncState::InSync && glance.out_of_sync == 0;
+            // A source that was started again may still be fetching what its peer's log has more (SYNC-2): a stop then is not a clean one.
+            let whole = glance.sync == SyncState::InSync && glance.log_open;
+            let whole = whole && glance.out_of_sync == 0;
             let both = [SOURCE, DESTINATION].iter().all(|side| world.is_up(*side));
             // A destination that has just been started again: its source may not have noticed that it was gone.
             let both = both && world.glance(DESTINATION).peer == PeerState::Connected;

@@ -92,6 +92,8 @@ pub struct Glance {
     pub segments: [u32; 3],
     pub full_waits: u64,
     pub sync: SyncState,
+    /// Its log and the peer's are one.
+    pub log_open: bool,
     pub out_of_sync: u64,
 }
 
@@ -601,6 +603,7 @@ impl World {
                 segments: [0; 3],
                 full_waits: 0,
                 sync: SyncState::Never,
+                log_open: false,
                 out_of_sync: 0,
             };
         }
@@ -617,6 +620,7 @@ impl World {
             segments: shot.segments,
             full_waits: shot.full_waits,
             sync: shot.sync,
+            log_open: shot.log_open,
             out_of_sync: shot.out_of_sync_blocks,
         };
         let retries = shot.volume_retry.map_or(0, |retry| retry.2);
