@@ -2,19 +2,22 @@
 //! compared with what a read would show; a verify only looks whether there is something to show.
 //! CMP-1  what a compare is decided by are the bytes of one instant: those in the log it looks at then, for those in the volume it is
 //!        counted as a read, which no CP writes under.
+//! CMP-2  memory that other compares wait for is not kept for long by pairs that only wait for their hosts: their writes are sent back.
 //!
 //! Data in a capsule and data that is asked for have memory apart: the former stands next in its stream, so that it comes as soon as there is
-//! memory for it, and that memory never waits for the latter, which may stand behind it.
+//! memory for it, and that memory never waits for the latter, which may stand behind it. Only a pair can make it wait so, whose write's
+//! data is asked for: CMP-2 is for that.
 
 use super::Core;
 use super::clients::NONE;
 use super::reads::{Purpose, ReadSlot, SCATTER_WORDS};
+use super::writes::{HELD_MAX, OWED_MAX, WriteSlot, WriteState};
 use crate::disks::{Work, volume_file};
 use crate::layout::Span64;
 use crate::pool::RunPool;
 use crate::slots::Slots;
 use ibid_driver::{Arena, Disk, DiskOp};
-use ibid_engine::frontend::CommandId;
+use ibid_engine::frontend::{CommandId, ReceivePlan};
 use ibid_engine::volume::{Fragment, plan_read};
 use ibid_units::{BLOCK_BYTES, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
 use ibid_wire::disk::ENTRY_PAGES_MAX;
@@ -25,6 +28,8 @@ use std::collections::VecDeque;
 const ASKED_BLOCKS: u32 = 2 * ENTRY_PAGES_MAX as u32;
 /// Compares that may read from the volume at one time.
 const MARKS_MAX: usize = 64;
+/// How often is looked for pairs that keep memory others wait for.
+const RECLAIM_EVERY: Nanos = Nanos::from_millis(10);
 
 /// How far a compare is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +81,7 @@ pub(super) struct CompareMemory {
     /// For data that is asked for, for data in capsules.
     pools: [RunPool; 2],
     waiting: [VecDeque<u32>; 2],
+    reclaim_at: Nanos,
     /// A bit for each sector of a compare that the volume is read for.
     marks: Slots<[u64; SCATTER_WORDS]>,
 }
@@ -94,6 +100,7 @@ impl CompareMemory {
         Self {
             pools: [RunPool::new(asked), RunPool::new(inline)],
             waiting: [(); 2].map(|()| VecDeque::with_capacity(commands_max)),
+            reclaim_at: Nanos::ZERO,
             marks: Slots::new(MARKS_MAX, [0; SCATTER_WORDS]),
         }
     }
@@ -183,7 +190,44 @@ impl<D: Disk> Core<D> {
                 self.compares.waiting[at].pop_front();
             }
         }
+        self.reclaim_compares(now);
         any
+    }
+
+    /// Where compares have waited for memory, writes of pairs that keep it and whose data does not come are sent back: the compare of each is
+    /// decided by itself then, and gives its memory.
+    fn reclaim_compares(&mut self, now: Nanos) {
+        let waits = [0, 1].map(|at: usize| {
+            let first = self.compares.waiting[at].front();
+            first.is_some_and(|place| now.since(self.reads.get(*place).parsed) >= HELD_MAX)
+        });
+        if waits == [false; 2] || now < self.compares.reclaim_at {
+            return;
+        }
+        self.compares.reclaim_at = now.after(RECLAIM_EVERY);
+        for place in 0..self.reads.count() as u32 {
+            let slot = self.reads.get(place);
+            let Compare { progress, inline, write, .. } = slot.compare;
+            if slot.purpose == Purpose::Compare
+                && progress == Progress::Held
+                && write != NONE
+                && waits[usize::from(inline)]
+                && self.owes_too_long(now, write)
+            {
+                self.end_fused(now, write, Status::COMMAND_INTERRUPTED);
+            }
+        }
+    }
+
+    /// Whether the data of a pair's write has been owed for longer than others wait for what the pair keeps. (The write is none of the
+    /// large ones: it waits for nothing but room in the log, before that.)
+    fn owes_too_long(&mut self, now: Nanos, write: u32) -> bool {
+        let WriteSlot { state, cmd, parsed, .. } = *self.writes.get(write);
+        let Some(cmd) = cmd.filter(|_| state == WriteState::Receiving) else { return false };
+        let plan = self.clients.frontend.receive_plan(cmd.conn());
+        // It may stand behind a command that waits for this memory.
+        let stands_behind = matches!(plan, ReceivePlan::Blocked);
+        now.since(parsed) >= if stands_behind { HELD_MAX } else { OWED_MAX }
     }
 
     /// Takes a compare off those that wait for memory.

@@ -20,7 +20,7 @@ pub(super) const OWED_MAX: Nanos = Nanos::from_millis(2_000);
 const RECLAIM_EVERY: Nanos = Nanos::from_millis(10);
 
 /// How long the log waits for memory to set late data aside before the host is asked to send it again.
-const HELD_MAX: Nanos = Nanos::from_millis(100);
+pub(super) const HELD_MAX: Nanos = Nanos::from_millis(100);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum WriteState {
@@ -49,7 +49,7 @@ pub(super) struct WriteSlot {
     pub(super) volume: VolumeId,
     pub(super) first: Sector,
     pub(super) sectors: Sectors,
-    parsed: Nanos,
+    pub(super) parsed: Nanos,
     waited: bool,
     /// Where a late write's bytes wait for room, so that they pin no segment meanwhile.
     aside: Option<Span>,

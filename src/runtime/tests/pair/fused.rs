@@ -363,6 +363,68 @@ fn pairs_of_a_dead_host_keep_nobody_out() {
     }
 }
 
+/// A host asked for the data of a pair's write sends it behind capsules that were on their way already. Where one of those is a compare for
+/// whose data there is only the memory that the pair keeps, neither could go on: the write is sent back, all the rest is answered.
+#[test]
+fn data_of_a_pair_behind_a_compare_that_waits_for_its_memory_holds_nobody_up() {
+    let mut config = WorldConfig::calm(67);
+    config.compare_blocks = 10;
+    let mut world = started(config);
+    let zeroes = |in_capsule| Op::Compare { data: vec![0; 32 * 512], in_capsule };
+    let request = |slba, op| Request { nsid: 1, slba, blocks: 32, lba_bytes: 512, op };
+    let (number, data) = world.model.begin_write(0, 0, 32, false);
+    let second = request(0, Op::Write { data, in_capsule: false });
+    world.queues[1].submit_pair([(1, request(0, zeroes(true))), (2, second)]);
+    world.queues[1].submit(3, request(64, zeroes(true)));
+    world.queues[2].submit(4, request(128, zeroes(true)));
+    let statuses = ends(&mut world, 4);
+    for tag in [1, 3, 4] {
+        assert_eq!(statuses[tag], Status::SUCCESS, "{tag}");
+    }
+    assert_eq!(statuses[2], Status::COMMAND_INTERRUPTED);
+    world.model.never(number);
+    do_read(&mut world, 0, 32);
+    world.stop();
+}
+
+/// A host that owes the data of a pair's write keeps the memory of its compare from other hosts for so long as any write's data may be owed
+/// while others wait for memory.
+#[test]
+fn a_host_that_owes_data_of_a_pair_keeps_memory_from_others_for_a_while_only() {
+    let mut config = WorldConfig::calm(68);
+    config.compare_blocks = 10;
+    config.queue.withhold = 1000;
+    config.queue.withheld = 2_400_000_000;
+    let mut world = started(config);
+    let other = world.connect_other();
+    let zeroes = |in_capsule| Op::Compare { data: vec![0; 32 * 512], in_capsule };
+    let request = |slba, op| Request { nsid: 1, slba, blocks: 32, lba_bytes: 512, op };
+    let (number, data) = world.model.begin_write(0, 0, 32, false);
+    let second = request(0, Op::Write { data, in_capsule: false });
+    world.queues[1].submit_pair([(1, request(0, zeroes(true))), (2, second)]);
+    world.pass(Nanos::from_millis(5));
+    world.queues[other].submit(3, request(64, zeroes(true)));
+    world.pass(Nanos::from_millis(1_500));
+    let statuses = ends(&mut world, 3);
+    assert_eq!(statuses[1..], [Status::SUCCESS, Status::COMMAND_INTERRUPTED, Status::SUCCESS]);
+    world.model.never(number);
+    do_read(&mut world, 0, 32);
+    world.stop();
+}
+
+/// Commands with tags from 1 on end within a second; how, by tag.
+fn ends(world: &mut World, count: usize) -> Vec<Status> {
+    let until = world.now.after(Nanos::from_millis(1_000));
+    let mut statuses = vec![None; count + 1];
+    while statuses[1..].iter().any(Option::is_none) {
+        for (_, done) in world.step() {
+            statuses[done.tag as usize] = Some(done.status);
+        }
+        assert!(world.now < until, "held up: {statuses:?}");
+    }
+    statuses.into_iter().map(|status| status.unwrap_or(Status::SUCCESS)).collect()
+}
+
 /// What can't be read is told, unless the peer can help: then the block is written again.
 #[test]
 fn a_verify_reads_and_what_it_finds_is_mended_from_the_peer() {
