@@ -8,8 +8,8 @@
 //!   has drained or is draining.
 //! * B4  Errors of devices pass: the operator puts things right and starts the node again, over what the device then holds.
 //! * B5  Power cuts and kills are not in the budget: any number of them, of one node or of both at once, must be survived.
-//! * B6  Memory flips on the victim, in pages that are durable there and not on their way to a device: the peer may have them or not.
-//!   The device has it as it was.
+//! * B6  Memory flips on the victim, in pages that are durable there and not on their way to a device. The destination may have a page of the
+//!   source's or not. The source has one of the destination's: one that it had lost it would ask for in vain until the destination is started again.
 
 use crate::trace::names;
 

@@ -254,12 +254,14 @@ impl Oracle {
         self.changed.clear();
     }
 
-    /// A page of the log, as bytes of the arena, that `side` holds durably and that no CP of its has drained.
+    /// A page of the log, as bytes of the arena, that `side` holds durably and that no CP of its has drained; at the destination one that the
+    /// source holds as well.
     pub fn safe_page(&self, world: &World, side: usize, random: &mut Random) -> Option<Span> {
         let cp = self.shadows[side].cp();
         let at = random.below(self.shadows[side].slots.len() as u64) as usize;
-        let own = self.shadows[side].slots[at];
-        let (header, batches) = (own.header?, own.index);
+        let [source, own] = [SOURCE, side].map(|side| self.shadows[side].slots[at]);
+        let header = own.header.filter(|_| own.header == source.header)?;
+        let batches = own.index.min(source.index);
         // What the next CP writes may have been checked already, and wait for the device.
         if header.segment.get() <= cp + 1 || batches == 0 {
             return None;
