@@ -75,6 +75,9 @@ pub struct Shard {
     /// Runs of pages nobody has.
     free: Vec<u64>,
     tasks: Vec<Task>,
+    /// Whose data came since the frontend was last asked for events until it had no more: what was answered meanwhile may stand among the rest as
+    /// abandoned, for that was decided before.
+    told: Vec<CommandId>,
     /// What is to be computed for authentications.
     jobs: Vec<AuthJob>,
     /// What stands for chance: the same in every run of a script.
@@ -102,6 +105,7 @@ impl Shard {
             free: (0..RUNS).map(run).collect(),
             tasks: Vec::new(),
             jobs: Vec::new(),
+            told: Vec::new(),
             chance: 0,
             now: Nanos::ZERO,
         }
@@ -155,11 +159,21 @@ impl Shard {
         self.tasks.iter().position(|task| task.cmd == cmd)
     }
 
+    /// Whether a command is still to be answered.
+    pub fn knows(&self, cmd: CommandId) -> bool {
+        self.find(cmd).is_some()
+    }
+
     fn transfer(&self, cmd: CommandId, sectors: Sectors) -> u32 {
         assert!(self.find(cmd).is_none(), "a command is told twice");
         let bytes = sectors.bytes();
         assert!((512..=u64::from(TRANSFER)).contains(&bytes), "a transfer of {bytes} bytes");
         bytes as u32
+    }
+
+    /// Events are about to be taken in.
+    pub fn begin(&mut self) {
+        self.told.clear();
     }
 
     /// Takes an event in.
@@ -242,6 +256,7 @@ impl Shard {
         digest: Option<u32>,
         last: bool,
     ) {
+        self.told.push(cmd);
         let index = self.find(cmd).expect("data came for a write that has no pages");
         let Duty::Fill { span, got, what } = self.tasks[index].duty else {
             panic!("data came for a command that awaits none");
@@ -263,7 +278,8 @@ impl Shard {
     }
 
     fn abandoned(&mut self, cmd: CommandId) {
-        assert!(self.find(cmd).is_some(), "a command is abandoned that nobody knows");
+        let is_known = self.find(cmd).is_some() || self.told.contains(&cmd);
+        assert!(is_known, "a command is abandoned that nobody knows");
         let mut index = 0;
         while index < self.tasks.len() {
             let task = &mut self.tasks[index];

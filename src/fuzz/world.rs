@@ -223,8 +223,11 @@ impl World {
     }
 
     fn drain(&mut self) {
+        self.shard.begin();
         while let Some(event) = self.frontend.poll_event() {
-            if let Some(seen) = &mut self.seen {
+            // Cut otherwise, it is over before the rest has come.
+            let is_over = matches!(event, Event::Abandoned { cmd } if !self.shard.knows(cmd));
+            if let Some(seen) = self.seen.as_mut().filter(|_| !is_over) {
                 seen.push(Seen::Event(event));
             }
             self.shard.event(&mut self.frontend, event);
