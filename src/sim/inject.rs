@@ -263,9 +263,14 @@ impl Injector {
                 self.lasting.push(Lasting { class, side, until });
                 let volumes = world.config.volumes.len() as u64;
                 let mut file = FileId(self.random.below(volumes + 1) as u16);
-                if class == Class::DiskReadError && side == SOURCE && file.0 == 0 {
+                if class == Class::DiskReadError && file.0 == 0 {
+                    let [one, two] = superblocks(world.files[side].borrow().durable(0));
+                    // B2: a node that has read the older copy would not see the newer one.
+                    let hides_newest = world.recovering[side].is_some() && one != two;
                     // A source that can't read its log has lost it for that start (B3).
-                    file = FileId(1);
+                    if side == SOURCE || hides_newest {
+                        file = FileId(1);
+                    }
                 }
                 world.files[side].borrow_mut().fail =
                     Some(Box::new(move |op| fails(class, file, op)));
