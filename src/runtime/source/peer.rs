@@ -19,7 +19,10 @@ use ibid_wire::peer::{
 const FRAMES_PER_TURN: usize = 64;
 const HELLO_EVERY: Nanos = Nanos::from_millis(100);
 const REFUSED_EVERY: Nanos = Nanos::from_millis(1000);
+/// A source that has nothing to send pings so often, …
 const HEARTBEAT_EVERY: Nanos = Nanos::from_millis(500);
+/// … and so many times before a peer that says nothing counts as away.
+const HEARTBEATS_MIN: u64 = 4;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stand {
     Seeking,
@@ -343,7 +346,9 @@ impl<D: Disk> Core<D> {
         if now >= self.link.deadline(awaiting) && self.link.timed_out(now, awaiting) {
             self.peer.ping = true;
         }
-        self.peer.ping |= now.since(self.link.last_sent()) >= HEARTBEAT_EVERY;
+        let heartbeat =
+            HEARTBEAT_EVERY.min(Nanos::new(self.sync.peer_timeout.get() / HEARTBEATS_MIN));
+        self.peer.ping |= now.since(self.link.last_sent()) >= heartbeat;
         let mut any = false;
         for _ in 0..FRAMES_PER_TURN {
             if !self.send_frame(now, port) {

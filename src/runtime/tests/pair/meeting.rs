@@ -263,3 +263,22 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
     assert_eq!(hellos.borrow().len(), count, "the session lives: no other hello was needed");
     world.stop();
 }
+
+/// The shortest timeout that can be asked for is no reason to think that a peer which has nothing to say is away.
+#[test]
+fn a_pair_at_rest_stays_together_whatever_its_timeout() {
+    for millis in [500, 2_000] {
+        let mut config = WorldConfig::calm(70);
+        config.peer_timeout = Nanos::from_millis(millis);
+        // As long as a source sleeps that awaits nothing.
+        config.idle = Nanos::from_millis(10);
+        let mut world = World::new(config);
+        world.wait_connected();
+        let end = world.now.after(Nanos::from_millis(20_000));
+        while world.now < end {
+            assert!(world.step().is_empty());
+            assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected, "{millis} ms");
+        }
+        world.stop();
+    }
+}
