@@ -78,6 +78,8 @@ pub struct Shard {
     /// Whose data came since the frontend was last asked for events until it had no more: what was answered meanwhile may stand among the rest as
     /// abandoned, for that was decided before.
     told: Vec<CommandId>,
+    /// A digest was wrong, which is said at once: how much the host still hears of it depends on how the stream is cut.
+    pub digest_was_wrong: bool,
     /// What is to be computed for authentications.
     jobs: Vec<AuthJob>,
     /// What stands for chance: the same in every run of a script.
@@ -106,6 +108,7 @@ impl Shard {
             tasks: Vec::new(),
             jobs: Vec::new(),
             told: Vec::new(),
+            digest_was_wrong: false,
             chance: 0,
             now: Nanos::ZERO,
         }
@@ -157,11 +160,6 @@ impl Shard {
 
     fn find(&self, cmd: CommandId) -> Option<usize> {
         self.tasks.iter().position(|task| task.cmd == cmd)
-    }
-
-    /// Whether a command is still to be answered.
-    pub fn knows(&self, cmd: CommandId) -> bool {
-        self.find(cmd).is_some()
     }
 
     fn transfer(&self, cmd: CommandId, sectors: Sectors) -> u32 {
@@ -268,6 +266,7 @@ impl Shard {
         if digest.is_some_and(|digest| digest != crc32c(self.bytes(part))) {
             let task = self.tasks.swap_remove(index);
             self.free.push(span.at);
+            self.digest_was_wrong = true;
             frontend.digest_is_wrong(cmd);
             self.end_pair(frontend, task.duty);
         } else if last {

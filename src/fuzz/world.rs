@@ -225,9 +225,7 @@ impl World {
     fn drain(&mut self) {
         self.shard.begin();
         while let Some(event) = self.frontend.poll_event() {
-            // Cut otherwise, it is over before the rest has come.
-            let is_over = matches!(event, Event::Abandoned { cmd } if !self.shard.knows(cmd));
-            if let Some(seen) = self.seen.as_mut().filter(|_| !is_over) {
+            if let Some(seen) = &mut self.seen {
                 seen.push(Seen::Event(event));
             }
             self.shard.event(&mut self.frontend, event);
