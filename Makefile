@@ -82,7 +82,7 @@ test-kill: deps
 
 # Fails where the host's p99 doubles: for a machine that has nothing else to do. About a minute.
 test-storm: deps
-	IBID_STORM=$(STORM) $(CARGO) test --release --locked --test target -- --nocapture storm::
+	IBID_STORM=$(STORM) $(CARGO) test --release --locked --test pair -- --nocapture target::storm::
 
 # Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. SPDK only where there is one (IBID_SPDK names
 # its folder). About five minutes.

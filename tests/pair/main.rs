@@ -17,3 +17,4 @@ mod rounds;
 mod served;
 mod stamps;
 mod synced;
+mod target;

@@ -1,30 +1,20 @@
 //! Two processes over memif: every byte of every frame, restarts of either side, and death under load.
 
-mod common;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Peer, Task, leftovers, number, run_peer};
+use crate::peer::{Peer, Task, leftovers, number};
 
-const PEER: [&str; 4] = ["peer_process", "--exact", "--ignored", "--nocapture"];
 const LONG: Duration = Duration::from_secs(30);
 
-/// Not a test of its own: what the processes that the tests start do.
-#[test]
-#[ignore = "the peer process of the other tests"]
-fn peer_process() {
-    assert!(run_peer(), "started by another test only");
-}
-
-struct Socket(PathBuf);
+pub(crate) struct Socket(PathBuf);
 
 impl Socket {
-    fn new(name: &str) -> Socket {
+    pub(crate) fn new(name: &str) -> Socket {
         let file = format!("ibid-dpdk-{name}-{}.sock", std::process::id());
         Socket(std::env::temp_dir().join(file))
     }
-    fn task(&self, role: &str, mode: &'static str) -> Task {
+    pub(crate) fn task(&self, role: &str, mode: &'static str) -> Task {
         let side = if role == "server" { 1 } else { 2 };
         Task::new(&format!("memif:{}:{role}", self.0.display()), side, mode)
     }
@@ -41,12 +31,10 @@ fn transfer(name: &str, bytes: usize, count: u64, memory: &'static str) {
     let mut target = Peer::spawn(
         &socket.task("server", "target").count(count).bytes(bytes).memory(memory),
         None,
-        &PEER,
     );
     let mut source = Peer::spawn(
         &socket.task("client", "source").count(count).bytes(bytes).memory(memory),
         None,
-        &PEER,
     );
     assert_eq!(number(&source.expect("sent=", LONG), "sent"), count);
     let end = source.expect("end ", LONG);
@@ -90,9 +78,9 @@ fn ibid_free_huge_mib() -> u64 {
 #[test]
 fn a_second_server_on_a_served_socket_is_refused() {
     let socket = Socket::new("second");
-    let mut first = Peer::spawn(&socket.task("server", "load"), None, &PEER);
+    let mut first = Peer::spawn(&socket.task("server", "load"), None);
     first.expect("open", LONG);
-    let mut second = Peer::spawn(&socket.task("server", "load"), None, &PEER);
+    let mut second = Peer::spawn(&socket.task("server", "load"), None);
     assert!(!second.finish().success());
     assert!(first.alive() && socket.0.exists());
     assert!(first.terminate().success());
@@ -105,9 +93,9 @@ fn the_survivor_goes_on_after_its_peer_was_killed_under_load() {
     let before = leftovers();
     let socket = Socket::new("kill");
     // The client may come first: it waits for a server without failing.
-    let mut client = Peer::spawn(&socket.task("client", "load"), None, &PEER);
+    let mut client = Peer::spawn(&socket.task("client", "load"), None);
     client.expect("open", LONG);
-    let mut server = Peer::spawn(&socket.task("server", "load"), None, &PEER);
+    let mut server = Peer::spawn(&socket.task("server", "load"), None);
     for round in 0..10 {
         client.expect("state=Up", LONG);
         server.expect("state=Up", LONG);
@@ -119,10 +107,9 @@ fn the_survivor_goes_on_after_its_peer_was_killed_under_load() {
             if round % 2 == 0 { (&mut server, &mut client) } else { (&mut client, &mut server) };
         let role = if round % 2 == 0 { "server" } else { "client" };
         let task = socket.task(role, "load");
-        let fresh = || Peer::spawn(&task, None, &PEER);
+        let fresh = || Peer::spawn(&task, None);
         // Replaced only after the survivor has noticed; a killed server's socket file stays for its successor to remove.
-        let killed = std::mem::replace(victim, fresh_later());
-        killed.kill();
+        victim.kill();
         survivor.expect("state=AwaitingDevice", LONG);
         assert!(survivor.alive());
         *victim = fresh();
@@ -137,9 +124,4 @@ fn the_survivor_goes_on_after_its_peer_was_killed_under_load() {
     }
     assert!(!socket.0.exists());
     assert_eq!(leftovers(), before, "nothing is left behind");
-}
-
-/// A process that ends at once, to stand in a variable while its successor is not started yet.
-fn fresh_later() -> Peer {
-    Peer::spawn(&Task::new("none", 1, "none"), None, &["--list"])
 }

@@ -1,13 +1,13 @@
 //! R1 to R12: hosts that take, hold back, come and go.
 
-use crate::common::{WAIT, until};
-use crate::field::Field;
-use crate::node::{DESTINATION, SOURCE, wait_for_state};
-use crate::process::signal;
-use crate::raw::{
+use super::field::Field;
+use super::raw::{
     DEAF, Raw, WITHHOLDING, connect, connect_fields, emit, icreq, read, set_cc, write,
 };
-use crate::table::{Row, Shown, sent, waits};
+use super::table::{Row, Shown, sent, waits};
+use crate::common::{WAIT, until};
+use crate::node::{DESTINATION, SOURCE, wait_for_state};
+use crate::process::signal;
 use ibid_control::status::PairState;
 use ibid_wire::nvme_tcp::{Cc, Connect, ConnectData, FatalError, PduKind, Sqe, Status, opcode};
 use std::io::Read as _;
@@ -69,7 +69,7 @@ pub(crate) const ROWS: &[Row] = &[
         id: "R9",
         what: "the peer is gone: writes wait, then 0/21h; reads go on",
         shown: Shown::Elsewhere(&[
-            "tests/target/table.rs::every_row_gets_its_reaction_and_leaves_nothing",
+            "tests/pair/target/table.rs::every_row_gets_its_reaction_and_leaves_nothing",
         ]),
     },
     Row {
@@ -132,7 +132,7 @@ fn withheld(field: &Field) {
     let (mut io, admin) = field.io_of(WITHHOLDING);
     // As many as the queue takes, each of the longest transfer.
     let began = Instant::now();
-    for cid in 0..crate::raw::ENTRIES {
+    for cid in 0..super::raw::ENTRIES {
         io.submit(&write(cid, lba, 256, false), &[]);
     }
     assert_eq!(io.pdu().unwrap().kind(), PduKind::R2t, "R4");
@@ -169,7 +169,7 @@ fn stops_reading(field: &Field) {
     assert_eq!(io.pdu().unwrap().cqe().status, Status::SUCCESS, "R5");
     // 32 MiB, some of them from the log's pages, and nobody takes them.
     let began = Instant::now();
-    for cid in 0..crate::raw::ENTRIES {
+    for cid in 0..super::raw::ENTRIES {
         io.submit(&read(cid, if cid % 2 == 0 { lba } else { 0 }, 256), &[]);
     }
     let before = field.connections();

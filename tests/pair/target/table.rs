@@ -1,8 +1,8 @@
 //! The list of bad input as a table: every row of it has an entry, each entry is sent, and after each nothing is left.
 
+use super::field::Field;
+use super::{commands, connects, pdus, resources};
 use crate::common::alone;
-use crate::field::Field;
-use crate::{commands, connects, pdus, resources};
 use std::collections::BTreeSet;
 
 /// One entry: a row of the list, what of it, and how it is shown.

@@ -1,8 +1,8 @@
 //! P1 to P30: PDUs that break the protocol.
 
-use crate::field::Field;
-use crate::raw::{Raw, icreq, write};
-use crate::table::{Row, sent};
+use super::field::Field;
+use super::raw::{Raw, icreq, write};
+use super::table::{Row, sent};
 use ibid_wire::nvme_tcp::{
     CAPSULE_BYTES, CommonHeader, FatalError, PduKind, R2t, SHORT_BYTES, Sqe, Status, TermReq,
     crc32c, opcode, pdu_flag,

@@ -1,8 +1,8 @@
 //! C1 to C13: commands before Connect, and Connects that must fail.
 
-use crate::field::Field;
-use crate::raw::{HOST, Raw, connect, connect_fields, emit, set_cc, write};
-use crate::table::{Row, sent};
+use super::field::Field;
+use super::raw::{HOST, Raw, connect, connect_fields, emit, set_cc, write};
+use super::table::{Row, sent};
 use ibid_wire::nvme_tcp::{
     Cc, Connect, ConnectData, ConnectRefusal, DISCOVERY_NQN, Identify, SetFeatures, Sgl, Sqe,
     Status, cns, feature, opcode, put_nqn,
@@ -178,7 +178,7 @@ fn cntlid(admin: &mut Raw) -> u16 {
 fn io_connects(field: &Field) {
     let (_admin, cntlid) = field.admin(false);
     let good = connect_fields(&field.nqn, cntlid);
-    let live = put_nqn(crate::live::LIVE).unwrap();
+    let live = put_nqn(super::live::LIVE).unwrap();
     let cases = [
         ("host", ConnectData { hostnqn: live, ..good }),
         ("host id", ConnectData { hostid: [8; 16], ..good }),

@@ -1,11 +1,11 @@
 //! Where the rows are played: a pair of processes, the well-behaved host, and what both looked like before.
 
+use super::live::{self, Live};
+use super::raw::{self, HOST, Raw};
 use crate::common::{folder, until};
 use crate::link::Link;
-use crate::live::{self, Live};
 use crate::node::{DESTINATION, Pair, SOURCE, VOLUME_BYTES, stop};
 use crate::process::Process;
-use crate::raw::{self, HOST, Raw};
 use ibid_control::config::Hosts;
 use ibid_control::rpc::Client;
 use ibid_units::Nanos;

@@ -1,26 +1,16 @@
 //! Two processes over af_packet on a veth pair in two network namespaces: every byte, death under load, link down and up.
 //! Needs root; skips with a printed reason otherwise. Makes the namespaces and removes them, whatever happens.
 
-mod common;
-
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{Peer, Task, leftovers, number, run_peer};
+use crate::peer::{Peer, Task, leftovers, number};
 
-const PEER: [&str; 4] = ["peer_process", "--exact", "--ignored", "--nocapture"];
 const LONG: Duration = Duration::from_secs(60);
 
-/// Not a test of its own: what the processes that the tests start do.
-#[test]
-#[ignore = "the peer process of the other tests"]
-fn peer_process() {
-    assert!(run_peer(), "started by another test only");
-}
-
 /// Two namespaces with one end of a veth pair each. One at a time: the machine may have only two cores.
-struct Wire {
+pub(crate) struct Wire {
     names: [String; 2],
     _alone: MutexGuard<'static, ()>,
 }
@@ -31,7 +21,7 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl Wire {
-    fn new(tag: &str) -> Option<Wire> {
+    pub(crate) fn new(tag: &str) -> Option<Wire> {
         static ALONE: Mutex<()> = Mutex::new(());
         // SAFETY: no precondition.
         if unsafe { libc::geteuid() } != 0 {
@@ -52,12 +42,12 @@ impl Wire {
         Some(wire)
     }
 
-    fn task(&self, side: u8, mode: &'static str) -> Task {
+    pub(crate) fn task(&self, side: u8, mode: &'static str) -> Task {
         Task::new("af_packet:link0", side, mode)
     }
 
-    fn spawn(&self, task: &Task) -> Peer {
-        Peer::spawn(task, Some(&self.names[usize::from(task.side) - 1]), &PEER)
+    pub(crate) fn spawn(&self, task: &Task) -> Peer {
+        Peer::spawn(task, Some(&self.names[usize::from(task.side) - 1]))
     }
 }
 

@@ -1,8 +1,8 @@
 //! C14 to C36: commands that must fail, with the status they must fail with, on a connection that goes on.
 
-use crate::field::Field;
-use crate::raw::{Raw, read, set_cc, write};
-use crate::table::{Row, Shown, sent};
+use super::field::Field;
+use super::raw::{Raw, read, set_cc, write};
+use super::table::{Row, Shown, sent};
 use ibid_wire::nvme_tcp::{
     Cc, Deallocate, DsmRange, FatalError, GetFeatures, GetLogPage, Identify, Io, PduKind,
     PropertyGet, PropertySet, SetFeatures, Sgl, Sqe, Status, cns, fctype, feature, log_page,

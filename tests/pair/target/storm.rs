@@ -3,9 +3,9 @@
 //!
 //! `IBID_STORM` says how many of each kind (`make test-storm`: 10,000); a thousand otherwise.
 
+use super::field::Field;
+use super::raw::{HOST, Raw, connect, connect_fields, emit, icreq, set_cc};
 use crate::common::{alone, until};
-use crate::field::Field;
-use crate::raw::{HOST, Raw, connect, connect_fields, emit, icreq, set_cc};
 use hdrhistogram::Histogram;
 use ibid_wire::nvme_tcp::{Cc, ConnectData, Status};
 use std::time::{Duration, Instant};
