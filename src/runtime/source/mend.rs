@@ -71,19 +71,24 @@ impl<D: Disk> Core<D> {
         true
     }
 
-    /// The log device was read. Where it does not have what came either, nobody has it: it was never acknowledged, for the peer lacks it.
+    /// The log device was read. Where it does not have what came either, nobody may have it: the peer has not said that it does.
     pub(super) fn mended(&mut self, now: Nanos, success: bool) {
+        if let Some(page) = self.mend.page {
+            if self.log.pages.sound(page.segment, page.block, 1, &self.memory) == 1 {
+                self.mend.mended += 1;
+                self.mend.page = None;
+            } else if !self.log.retains(page.segment) {
+                // A CP has brought it to the volumes meanwhile: it is sent no more.
+                self.mend.page = None;
+            } else if success {
+                self.set_fault(now, Fault::Memory);
+            } else {
+                self.mend.page = Some(Page { at: now.after(AGAIN_AFTER), ..page });
+            }
+        }
+        // Last: it may open the next segment in the slot, which forgets the sums of this one.
         if let Some(slot) = self.mend.reading.take() {
             self.log.unpin_slot(slot);
-        }
-        let Some(page) = &mut self.mend.page else { return };
-        if self.log.pages.sound(page.segment, page.block, 1, &self.memory) == 1 {
-            self.mend.mended += 1;
-            self.mend.page = None;
-        } else if success {
-            self.set_fault(now, Fault::Memory);
-        } else {
-            page.at = now.after(AGAIN_AFTER);
         }
     }
 }

@@ -568,6 +568,60 @@ fn a_page_of_the_log_that_rots_before_the_peer_has_it_is_mended_or_a_fault() {
     }
 }
 
+/// MEND-1. While the log device takes its time with the page, the peer goes away for good, and a CP that is taken alone frees the page's segment,
+/// whose slot is the next that the log needs: what comes is no fault, and the log goes on.
+#[test]
+fn a_page_that_is_freed_while_it_is_mended_is_no_fault() {
+    let mut config = WorldConfig::calm(98);
+    config.cp_interval = Nanos::from_millis(1_000_000);
+    config.peer_loss = PeerLoss::Continue;
+    config.peer_timeout = Nanos::from_millis(500);
+    let mut world = written(config);
+    let holding = Rc::new(Cell::new(true));
+    let holds = holding.clone();
+    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+        let is_log = Frame::parse(datagram).is_ok_and(|frame| {
+            frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
+        });
+        if side == DESTINATION && holds.get() && is_log {
+            datagram[0] ^= 1;
+        }
+    }));
+    let (number, request) = write(&mut world, 80, 24);
+    let lsn = world.snapshot(SOURCE).lsn.next();
+    world.queues[1].submit(1, request);
+    world.run_until("the write to be durable here", |world| {
+        world.snapshot(SOURCE).lsn_durable >= lsn
+    });
+    let page = world.model.content(number).2[4096..8192].to_vec();
+    let arena = world.arenas[SOURCE].clone();
+    let at = (0..arena.len() as u64 / 4096)
+        .map(|n| Span::new(n * 4096, 4096))
+        .find(|span| *arena.bytes(*span) == page[..])
+        .expect("the page is in memory");
+    arena.with_mut(at, |bytes| bytes[100] ^= 4);
+    const SLOW: u64 = 10_000_000_000;
+    let delay =
+        std::mem::replace(&mut world.files[SOURCE].borrow_mut().faults.delay, (SLOW, SLOW + 1));
+    holding.set(false);
+    world.run_until("the page to be read", |world| world.files[SOURCE].borrow().uses(at));
+    world.files[SOURCE].borrow_mut().faults.delay = delay;
+    world.net.borrow_mut().cut = true;
+    let ended = (0..1_000_000).find_map(|_| world.step().pop());
+    assert!(ended.is_some_and(|(_, done)| done.status.is_success()));
+    world.model.end_write(number);
+    let began = world.now;
+    let cp = world.snapshot(SOURCE).cp;
+    // Twice round the log.
+    for _ in 0..2 * 3 * 64 {
+        do_write(&mut world, 256, 128);
+    }
+    assert!(world.snapshot(SOURCE).cp.get() > cp.get() + 4, "the log went round");
+    assert!(world.now.since(began).get() >= SLOW / 2, "it had to wait for the page's slot");
+    assert_eq!(world.snapshot(SOURCE).fault, None);
+    do_read(&mut world, 80, 24);
+}
+
 /// Blocks of the mirror rot while clients write, nodes die and comparisons repair: in the end both copies are alike, or what is not was
 /// listed; and nothing that was right was overwritten.
 #[test]
