@@ -12,32 +12,46 @@ use std::time::Duration;
 const REST: Duration = Duration::from_millis(50);
 
 /// The room between a shard and the thread that computes for it.
+///
+/// CHAP-3: a connection has one place: what one that is gone has left behind there is replaced, not computed. So there is always room, and
+/// nobody keeps more of it than he has connections.
 pub struct AuthRoom {
-    jobs: ArrayQueue<AuthJob>,
+    places: Box<[ArrayQueue<AuthJob>]>,
+    /// Places with a job, in the order they got one; none stands here twice.
+    order: ArrayQueue<usize>,
     answers: ArrayQueue<AuthAnswer>,
     worker: OnceLock<Thread>,
     closed: AtomicBool,
 }
 
 impl AuthRoom {
-    /// A room for so many jobs at a time, which are as many as there are connections: each has at most one, and what a connection that is gone
-    /// has left behind counts, too. One more is refused.
-    pub fn new(jobs_max: usize) -> Self {
+    /// A room for the jobs of so many connections.
+    pub fn new(connections_max: usize) -> Self {
         Self {
-            jobs: ArrayQueue::new(jobs_max),
-            answers: ArrayQueue::new(jobs_max),
+            places: (0..connections_max).map(|_| ArrayQueue::new(1)).collect(),
+            order: ArrayQueue::new(connections_max),
+            answers: ArrayQueue::new(connections_max),
             worker: OnceLock::new(),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// Gives the thread a job; one that finds no room comes back.
-    pub(crate) fn ask(&self, job: AuthJob) -> Option<AuthJob> {
-        let refused = self.jobs.push(job).err();
+    /// Gives the thread a job, in place of what its connection's place still has.
+    pub(crate) fn ask(&self, job: AuthJob) {
+        let place = job.conn().index();
+        // Empty places are not in the order: each is put there by the job that fills it.
+        if self.places[place].force_push(job).is_none() {
+            self.order.push(place).expect("a place stands in the order once");
+        }
         if let Some(worker) = self.worker.get() {
             worker.unpark();
         }
-        refused
+    }
+
+    /// The next job; only for the one thread that serves.
+    fn next(&self) -> Option<AuthJob> {
+        let place = self.order.pop()?;
+        self.places[place].pop()
     }
 
     /// The next answer.
@@ -51,7 +65,7 @@ impl AuthRoom {
         // A second thread would only not be woken.
         drop(self.worker.set(std::thread::current()));
         while !self.closed.load(Ordering::Acquire) {
-            let Some(job) = self.jobs.pop() else {
+            let Some(job) = self.next() else {
                 std::thread::park_timeout(REST);
                 continue;
             };

@@ -93,12 +93,9 @@ impl Clients {
     /// Has something computed for an authentication.
     fn authenticate(&mut self, now: Nanos, conn: ConnId) {
         let Some(job) = self.frontend.take_auth_job(conn) else { return };
-        let refused = match &self.auth {
+        match &self.auth {
             Some(room) => room.ask(job),
-            None => Some(job),
-        };
-        if let Some(job) = refused {
-            self.frontend.auth_computed(now, job.refuse());
+            None => self.frontend.auth_computed(now, job.refuse()),
         }
     }
 

@@ -87,7 +87,7 @@ pub(super) const NODE: Section = Section {
             "control",
             "an absolute path of at most 96 bytes",
             Decides("`/run/ibid/NAME.sock`"),
-            "The UNIX socket that `ibid status` and `ibid cp` talk to. Only its owner may open it.",
+            "The UNIX socket that `ibid status`, `ibid cp` and `ibid verify` talk to. Only its owner may open it.",
         ),
         key(
             "read_memory",

@@ -35,12 +35,16 @@ pub struct AuthAnswer {
 }
 
 impl AuthJob {
-    /// Computes it. `random` fills its argument with what nobody can guess; if it fails, so does the authentication.
+    /// Computes it. `random` fills its argument with what nobody can guess; if it fails, the connection ends.
     pub fn run<E>(self, random: impl FnMut(&mut [u8]) -> Result<(), E>) -> AuthAnswer {
         let Self { conn, generation, work } = self;
         AuthAnswer { conn, generation, done: work.run(random).ok() }
     }
-    /// It will not be computed: the authentication fails.
+    /// The connection that it is for; one has at most one that counts.
+    pub fn conn(&self) -> ConnId {
+        self.conn
+    }
+    /// It will not be computed: the connection ends, without a word that the host could take for a wrong secret.
     pub fn refuse(self) -> AuthAnswer {
         AuthAnswer { conn: self.conn, generation: self.generation, done: None }
     }
@@ -71,6 +75,11 @@ impl Frontend {
         let c = answer.conn.index();
         let connection = &mut self.connections[c];
         if connection.state != State::Connected || connection.auth.generation != answer.generation {
+            return;
+        }
+        if answer.done.is_none() {
+            // Ours to blame, and passing. Hosts take a failure message for a wrong secret, and Linux then never tries again.
+            self.evict(c);
             return;
         }
         let parties = parties!(self, connection.auth.host);

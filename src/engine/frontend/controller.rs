@@ -7,12 +7,17 @@ use super::{ConnId, Event, Frontend};
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{Cc, ControllerKind, Csts};
 
+/// Discovery controllers are at most one part of so many of all controllers, and at least one.
+const DISCOVERY_PARTS: usize = 4;
+
 /// One controller.
 #[derive(Clone, Debug)]
 pub(super) struct Controller {
     /// Its identifier; 0 is a free place.
     pub(super) id: u16,
     pub(super) kind: ControllerKind,
+    /// When it was connected to.
+    pub(super) since: Nanos,
     pub(super) hostnqn: [u8; 256],
     pub(super) hostid: [u8; 16],
     /// Whose it is, in the table of hosts.
@@ -39,6 +44,7 @@ impl Default for Controller {
         Self {
             id: 0,
             kind: ControllerKind::Io,
+            since: Nanos::ZERO,
             hostnqn: [0; 256],
             hostid: [0; 16],
             host: 0,
@@ -122,6 +128,19 @@ impl Frontend {
         self.take_controller()
     }
 
+    /// Discovery asks nobody who he is, so it has a share of the controllers only: of those that have it, the oldest goes for one more (ADM-3).
+    pub(super) fn make_room_for_discovery(&mut self) {
+        let share = (self.controllers.len() / DISCOVERY_PARTS).max(1);
+        let is_discovery = |controller: &&Controller| {
+            controller.id != 0 && controller.kind == ControllerKind::Discovery
+        };
+        if self.controllers.iter().filter(is_discovery).count() >= share {
+            let oldest = self.controllers.iter().filter(is_discovery).min_by_key(|one| one.since);
+            let admin = oldest.expect("a share is one at least").admin;
+            self.evict(admin.into());
+        }
+    }
+
     /// Makes room for one more connection of a host that has its share: the one that has been authenticating for longest goes. Whether
     /// one went.
     pub(super) fn evict_auth_of(&mut self, host: usize) -> bool {
@@ -132,7 +151,7 @@ impl Frontend {
         slowest.is_some()
     }
 
-    /// Ends a connection that is still authenticating.
+    /// Ends a connection that gives way.
     pub(super) fn evict(&mut self, c: usize) {
         self.leave_controller(c);
         self.begin_close(c);

@@ -11,6 +11,7 @@ use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{
     CONNECT_AUTH_REQUIRED, Cap, Cc, Connect, ConnectData, ConnectRefusal, ControllerKind, Csts,
     DISCOVERY_NQN, PropertyGet, PropertySet, Sqe, Status, fctype, nqn_of, opcode, property,
+    put_nqn,
 };
 
 /// NVMe 2.0.0 (Base 3.1.3.2).
@@ -122,10 +123,13 @@ impl Frontend {
         if request.sqsize == 0 || request.sqsize >= self.config.limits.queue_depth_max {
             return Err(in_command(Connect::SQSIZE_AT));
         }
+        // Behind the NUL stands nothing: one name is one host, with one share.
+        let hostnqn = put_nqn(host).unwrap_or([0; 256]);
+        let data = ConnectData { hostnqn, ..*data };
         let k = if request.qid == 0 {
-            self.connect_admin(c, kind, request, data)?
+            self.connect_admin(c, kind, request, &data)?
         } else {
-            self.connect_io(kind, request, data)?
+            self.connect_io(kind, request, &data)?
         };
         let place = self.controllers[k].host;
         self.hosts[usize::from(place)].connections += 1;
@@ -138,7 +142,6 @@ impl Frontend {
         connection.flow_control = request.cattr & Connect::NO_FLOW_CONTROL == 0;
         connection.sq_head = if connection.flow_control { 0 } else { 0xffff };
         connection.step_deadline = Nanos::NEVER;
-        self.restart_keep_alive(k);
         let id = u64::from(self.controllers[k].id);
         match self.auth_host(host).filter(|_| kind == ControllerKind::Io) {
             // Every queue by itself: what binds an I/O queue to its controller without that, names and numbers, anyone can read.
@@ -147,6 +150,7 @@ impl Frontend {
                 Ok(id | CONNECT_AUTH_REQUIRED)
             }
             None => {
+                self.restart_keep_alive(k);
                 self.places.settle(c);
                 Ok(id)
             }
@@ -169,6 +173,9 @@ impl Frontend {
             (0, ControllerKind::Discovery) => DISCOVERY_KATO_MS,
             (ms, _) => ms.min(KATO_MS_MAX),
         };
+        if kind == ControllerKind::Discovery {
+            self.make_room_for_discovery();
+        }
         let (k, id) = self
             .take_controller()
             .or_else(|| self.take_slowest_controller())
@@ -182,6 +189,7 @@ impl Frontend {
         self.controllers[k] = Controller {
             id,
             kind,
+            since: self.now,
             hostnqn: data.hostnqn,
             hostid: data.hostid,
             host: host as u16,

@@ -189,9 +189,12 @@ impl Frontend {
     }
 
     fn has_io_queues(&self, k: usize) -> bool {
-        self.connections
-            .iter()
-            .any(|connection| connection.qid != 0 && connection.controller == Some(k as u16))
+        // One that still authenticates may be anybody's (ADM-3).
+        self.connections.iter().any(|connection| {
+            connection.qid != 0
+                && connection.controller == Some(k as u16)
+                && connection.auth.is_open()
+        })
     }
 
     fn check_temperature(&mut self, k: usize) {

@@ -1,5 +1,6 @@
 //! Clients' writes on their way into the log: room, data, Lsn, commit; and what becomes of data that comes too late for its segment.
-//! SRC-1  a write is completed to its host only after the log has committed it, or with an error before it was logged.
+//! SRC-1  a write is completed with success only after the log has committed it; one that is sent back gets no Lsn, or stays in the log as an
+//!        orphan (ORPHAN-1).
 
 use super::Core;
 use super::clients::NONE;

@@ -3,7 +3,9 @@
 use super::auth::{CONTROLLER_SECRET, ROOM, SECRET, auth_config, chance, emit_message, negotiate};
 use super::*;
 use crate::frontend::auth_commands::{AUTH_LIMIT, FAILURE_DELAY};
-use ibid_wire::nvme_tcp::{AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, DhGroup};
+use ibid_wire::nvme_tcp::{
+    AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, DhGroup, SetFeatures, feature,
+};
 
 const OTHER_SECRET: &str = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:";
 
@@ -439,9 +441,39 @@ fn a_host_that_does_not_believe_us_ends_it() {
     }
 }
 
-/// Whoever computes has no room, or no chance.
+/// An I/O queue that anybody may have connected, and that does not authenticate, changes nothing for its controller: neither what the host may
+/// still set, nor how long the host may be silent (R6).
 #[test]
-fn what_can_not_be_computed_fails() {
+fn a_queue_that_does_not_authenticate_changes_nothing() {
+    let mut world = plain();
+    let (admin, cntlid) = world.asked(0, ConnectData::CNTLID_ANY);
+    world.authenticate(admin, false);
+    let enable =
+        PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+    assert_eq!(world.status(admin, &enable.emit(2), &[]), Status::SUCCESS);
+    let since = world.now;
+    let (mut stranger, _) = world.asked(1, cntlid);
+    let queues = SetFeatures { fid: feature::QUEUES, save: false, value: 0x1_0001 };
+    assert_eq!(world.status(admin, &queues.emit(3), &[]), Status::SUCCESS);
+    for seconds in 1..=4 {
+        world.now = since.after(Nanos::from_millis(seconds * 1000));
+        world.frontend.tick(world.now);
+        world.drain();
+        assert!(!world.is_closing(admin));
+        let (next, _) = world.asked(1, cntlid);
+        assert!(world.is_closing(stranger), "it gives way to the next");
+        world.frontend.closed(world.now, stranger);
+        stranger = next;
+    }
+    world.now = since.after(Nanos::from_millis(5_001));
+    world.frontend.tick(world.now);
+    world.drain();
+    assert!(world.is_closing(admin), "its host was silent");
+}
+
+/// There is nobody to compute, or no chance: that says nothing of the host's secret, so it is told nothing, and tries again.
+#[test]
+fn what_can_not_be_computed_ends_the_connection_without_a_word() {
     for lacks_chance in [true, false] {
         let mut world = plain();
         world.answers = false;
@@ -452,7 +484,12 @@ fn what_can_not_be_computed_fails() {
         world.ask(conn, ROOM);
         world.frontend.auth_computed(world.now, answer);
         world.drain();
-        world.assert_told(conn, 4, AuthRefusal::Failed, "nothing was computed");
+        assert!(world.pdus(conn).is_empty(), "nothing was computed");
+        assert!(world.is_closing(conn));
+        assert!(world.events.contains(&Event::Attend { conn }));
+        assert_eq!(world.frontend.counters().auth_failures, 0);
+        world.frontend.closed(world.now, conn);
+        assert_eq!((world.frontend.authenticating(), world.frontend.controllers_open()), (0, 0));
     }
 }
 

@@ -72,6 +72,38 @@ fn a_bad_connect_names_what_is_wrong() {
     );
 }
 
+/// What stands behind the NUL of a name is none of it: however it differs, it is one host with one share.
+#[test]
+fn one_name_is_one_host() {
+    let mut world = World::new(config(4096));
+    let mut field = put_nqn(HOST).unwrap();
+    for last in 1..=2 {
+        field[255] = last;
+        let conn = world.initialised(0);
+        let data = ConnectData { hostnqn: field, ..connect_fields(0xffff) };
+        assert_eq!(world.status(conn, &connect(0).emit(1), &emit(&data)), Status::SUCCESS);
+    }
+    let hosts = world.frontend.hosts.iter().filter(|host| host.controllers > 0);
+    assert_eq!(hosts.map(|host| host.controllers).collect::<Vec<_>>(), [2]);
+}
+
+/// Discovery asks nobody who he is: however often it is connected to, hosts find a controller.
+#[test]
+fn discovery_keeps_no_controller_from_hosts() {
+    let mut world = World::new(config(4096));
+    let first = world.discovery(600_000);
+    world.now = world.now.after(Nanos::from_millis(1));
+    let second = world.discovery(600_000);
+    assert!(world.is_closing(first), "the older one gives way");
+    let (admin, _) = world.admin(0);
+    assert!(!world.is_closing(second) && !world.is_closing(admin));
+    // A controller of a host never does.
+    world.frontend.closed(world.now, first);
+    world.now = world.now.after(Nanos::from_millis(1));
+    world.discovery(600_000);
+    assert!(world.is_closing(second) && !world.is_closing(admin));
+}
+
 #[test]
 fn io_queues_belong_to_their_host() {
     let mut world = World::new(config(4096));

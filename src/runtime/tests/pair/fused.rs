@@ -157,9 +157,10 @@ fn compares_wait_for_memory_and_all_end() {
     world.stop();
 }
 
-/// A host that owes the data of the largest compare keeps the memory of those that are asked for, and only that: its connection ends.
+/// A host that owes the data of the largest compare keeps the memory of those that are asked for, and only that: compares in capsules go on, and
+/// what waited goes on when the data comes.
 #[test]
-fn a_host_that_owes_data_of_a_compare_holds_up_no_others_for_ever() {
+fn a_host_that_owes_data_of_a_compare_holds_up_none_in_capsules() {
     let mut config = WorldConfig::calm(62);
     config.queue.withhold = 1000;
     config.queue.withheld = 5_000_000_000;
