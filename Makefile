@@ -1,6 +1,6 @@
 # Everything a newcomer needs, from a fresh Debian 12 with Rust (rustup.rs) and make:
 #   make demo    builds ibid and shows a pair of nodes at work on this machine
-#   make test    what CI runs
+#   make test    formatting, lints, every test, the simulator (CI: .ci/run)
 # What is missing is installed with apt first (`make deps`); nothing else on the machine is touched.
 
 # libdpdk-dev brings DPDK's headers, libraries and drivers; clang and libclang are for the generated bindings;

@@ -87,7 +87,11 @@ impl Fuzz {
         }
         let seconds = if self.smoke { SMOKE_S } else { self.seconds };
         let extra: &[&str] = if self.smoke { &SMOKE_SAME } else { &[] };
-        println!("{} targets, {seconds} s each, logs in {}", targets.len(), places.logs.display());
+        println!(
+            "{} targets, {seconds} s each at most, logs in {}",
+            targets.len(),
+            places.logs.display()
+        );
         let queue = Mutex::new(targets.into_iter());
         let failed = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
