@@ -274,13 +274,7 @@ impl Clients {
         let volume = self.random.below(world.config.volumes.len() as u64) as usize;
         let lba_bytes = world.config.volumes[volume].1;
         let unit = u64::from(lba_bytes) / 512;
-        let request = |first: u64, length: u64, op| Request {
-            nsid: volume as u32 + 1,
-            slba: first / unit,
-            blocks: (length / unit) as u32,
-            lba_bytes,
-            op,
-        };
+        let request = |first, length, op| Request::of((volume, lba_bytes), first, length, op);
         let sent_at = oracle.stamp(world);
         let kind = self.random.below(1000) as u32;
         let ClientConfig { reads, zeroes, flushes, compares, verifies, pairs, .. } = self.config;

@@ -39,6 +39,15 @@ pub struct Request {
     pub op: Op,
 }
 
+impl Request {
+    /// Of a run of sectors, which is whole blocks, of a volume with blocks of so many bytes.
+    pub fn of((volume, lba_bytes): (usize, u32), first: u64, sectors: u64, op: Op) -> Request {
+        let unit = u64::from(lba_bytes) / 512;
+        let (slba, blocks) = (first / unit, (sectors / unit) as u32);
+        Request { nsid: volume as u32 + 1, slba, blocks, lba_bytes, op }
+    }
+}
+
 /// A command's end.
 #[derive(Debug)]
 pub struct Done {

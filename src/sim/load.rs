@@ -152,13 +152,7 @@ impl Load {
         let volume = world.random.below(world.config.volumes.len() as u64) as usize;
         let lba_bytes = world.config.volumes[volume].1;
         let unit = u64::from(lba_bytes) / 512;
-        let request = |first: u64, length: u64, op| Request {
-            nsid: volume as u32 + 1,
-            slba: first / unit,
-            blocks: (length / unit) as u32,
-            lba_bytes,
-            op,
-        };
+        let request = |first, length, op| Request::of((volume, lba_bytes), first, length, op);
         let kind = world.random.below(1000) as u32;
         let (request, under) = if kind < config.reads {
             let longest = if world.random.chance(300) { TRANSFER } else { 128 };

@@ -35,13 +35,11 @@ impl Pair {
         (first, versions): (u64, Versions),
         random: &mut Random,
     ) -> (Pair, [Request; 2]) {
-        let unit = u64::from(lba_bytes) / 512;
         let length = versions.len() as u64;
         let expected = model.bytes_of(volume, first, &versions);
         let reading = model.begin_read(volume, first, length);
         let (write, data) = model.begin_write(volume, first, length, false);
-        let (slba, blocks) = (first / unit, (length / unit) as u32);
-        let request = |op| Request { nsid: volume as u32 + 1, slba, blocks, lba_bytes, op };
+        let request = |op| Request::of((volume, lba_bytes), first, length, op);
         let in_capsule = [(); 2].map(|()| random.chance(700));
         let requests = [
             request(Op::Compare { data: expected, in_capsule: in_capsule[0] }),

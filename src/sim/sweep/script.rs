@@ -528,10 +528,7 @@ impl Script {
         };
         let lba_bytes = |volume: usize| world.config.volumes[volume].1;
         let request = |volume: usize, first: u64, sectors: u64, op| {
-            let lba_bytes = lba_bytes(volume);
-            let unit = u64::from(lba_bytes) / 512;
-            let (slba, blocks) = (first / unit, (sectors / unit) as u32);
-            Request { nsid: volume as u32 + 1, slba, blocks, lba_bytes, op }
+            Request::of((volume, lba_bytes(volume)), first, sectors, op)
         };
         let (request, under) = match *step {
             Step::Write { volume, first, sectors } => {
