@@ -1,11 +1,11 @@
 //! Builds the frames that are sent: headers and head copied into a packet buffer, spans of the arena attached to it.
 //! Takes the arena, registered with DPDK; gives chains that the device may read from for as long as it wants.
-//! Copies spans only where the device takes no chains, and says how much.
+//! Copies spans where the datagram is sealed or the device takes no chains, and says how much.
 
 use std::sync::Arc;
 
 use ibid_dpdk_sys as sys;
-use ibid_driver::Arena;
+use ibid_driver::{Arena, Seal};
 use ibid_units::Span;
 
 use crate::device::Abilities;
@@ -102,7 +102,7 @@ impl Frames {
     }
 
     /// A frame with a datagram of `head` and the spans, which are `payload` bytes long together; `None` where no buffers are
-    /// free. Adds to `copied` what was copied of the spans.
+    /// free. Adds to `copied` what was copied of the spans. With a `seal` the datagram lies in one piece, and is shown to it.
     ///
     /// # Panics
     /// If a span doesn't lie in the arena.
@@ -113,15 +113,17 @@ impl Frames {
         head: &[u8],
         spans: &[Span],
         payload: usize,
+        seal: Option<Seal<'_>>,
         copied: &mut u64,
     ) -> Option<Mbuf> {
         // Before a buffer is taken: a panic must not lose one.
         for span in spans {
             self.registration.arena.address(*span);
         }
-        if !self.external || spans.len() + 1 > self.segments_max {
+        if seal.is_some() || !self.external || spans.len() + 1 > self.segments_max {
+            let mbuf = self.build_copied(template, head, spans, payload, seal)?;
             *copied += payload as u64;
-            return self.build_copied(template, head, spans, payload);
+            return Some(mbuf);
         }
         if !self.stash_heads.ensure(1, &self.heads)
             || !self.stash_spans.ensure(spans.len(), &self.spans)
@@ -156,6 +158,7 @@ impl Frames {
         head: &[u8],
         spans: &[Span],
         payload: usize,
+        seal: Option<Seal<'_>>,
     ) -> Option<Mbuf> {
         if !self.stash_heads.ensure(1, &self.heads) {
             return None;
@@ -165,15 +168,18 @@ impl Frames {
         let write = |bytes: &mut [u8]| {
             let (front, rest) = bytes.split_at_mut(FRAME_HEADERS_BYTES);
             template.write(datagram, front);
-            let (to, mut rest) = rest.split_at_mut(head.len());
+            let (to, mut body) = rest.split_at_mut(head.len());
             to.copy_from_slice(head);
             for span in spans {
-                let (to, after) = rest.split_at_mut(span.len as usize);
+                let (to, after) = body.split_at_mut(span.len as usize);
                 let from = arena.address(*span);
                 // SAFETY: `address` has checked the span against the arena's end; ARENA-1 keeps others from writing it; the
                 // target is a packet buffer, so the two don't overlap.
                 unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
-                rest = after;
+                body = after;
+            }
+            if let Some(seal) = seal {
+                seal(rest);
             }
         };
         let mbuf = self.stash_heads.take();

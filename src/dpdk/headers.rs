@@ -7,6 +7,7 @@
 //! otherwise. A checksum that a frame does carry is verified.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 
 use smoltcp::wire::{
     ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet,
@@ -63,11 +64,11 @@ pub(crate) struct Ends {
 
 /// What a frame turned out to be.
 #[derive(PartialEq, Eq, Debug)]
-pub(crate) enum Seen<'a> {
-    /// A datagram of the peer.
-    Datagram(&'a [u8]),
-    /// An ARP packet, unchecked.
-    Arp(&'a [u8]),
+pub(crate) enum Seen {
+    /// A datagram of the peer, and where in the frame it lies.
+    Datagram(Range<usize>),
+    /// An ARP packet, unchecked, and where.
+    Arp(Range<usize>),
 }
 
 /// The headers of every frame to the peer, but for the two lengths and the checksum.
@@ -131,7 +132,7 @@ fn put(out: &mut [u8; FRAME_HEADERS_BYTES], at: usize, value: u16) {
 
 /// Finds the datagram in a frame, or says why it is none of ours.
 #[inline]
-pub(crate) fn parse<'a>(frame: &'a [u8], ends: &Ends) -> Result<Seen<'a>, Dropped> {
+pub(crate) fn parse(frame: &[u8], ends: &Ends) -> Result<Seen, Dropped> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Dropped::Length)?;
     let target = ethernet.dst_addr();
     if ethernet.src_addr().0 == ends.local_mac {
@@ -142,7 +143,7 @@ pub(crate) fn parse<'a>(frame: &'a [u8], ends: &Ends) -> Result<Seen<'a>, Droppe
         EthernetProtocol::Arp if ours || target.is_broadcast() => {
             let payload = ethernet.payload();
             ArpPacket::new_checked(payload).map_err(|_| Dropped::Arp)?;
-            return Ok(Seen::Arp(payload));
+            return Ok(Seen::Arp(ETHERNET_BYTES..frame.len()));
         }
         EthernetProtocol::Ipv4 if ours => {}
         EthernetProtocol::Arp | EthernetProtocol::Ipv4 => return Err(Dropped::Station),
@@ -176,7 +177,8 @@ pub(crate) fn parse<'a>(frame: &'a [u8], ends: &Ends) -> Result<Seen<'a>, Droppe
     if !datagram.verify_checksum(&IpAddress::Ipv4(source), &IpAddress::Ipv4(target)) {
         return Err(Dropped::Checksum);
     }
-    Ok(Seen::Datagram(&payload[UDP_BYTES..]))
+    // No options, so the header's length is what it always is.
+    Ok(Seen::Datagram(FRAME_HEADERS_BYTES..ETHERNET_BYTES + IPV4_BYTES + payload.len()))
 }
 
 #[cfg(test)]
@@ -213,7 +215,9 @@ pub(crate) mod tests {
     fn what_the_template_writes_is_taken_at_every_length() {
         for len in [0, 1, 2, 17, 1472, 4096, 8972] {
             let datagram: Vec<u8> = (0..len).map(|i| i as u8).collect();
-            assert_eq!(parse(&frame(&datagram), &ends()), Ok(Seen::Datagram(&datagram)), "{len}");
+            let frame = frame(&datagram);
+            let Ok(Seen::Datagram(place)) = parse(&frame, &ends()) else { panic!("{len} bytes") };
+            assert_eq!(frame[place], datagram, "{len}");
         }
     }
 
@@ -221,7 +225,7 @@ pub(crate) mod tests {
     fn padding_behind_the_packet_is_not_datagram() {
         let mut padded = frame(b"abc");
         padded.resize(60, 0);
-        assert_eq!(parse(&padded, &ends()), Ok(Seen::Datagram(b"abc")));
+        assert_eq!(parse(&padded, &ends()), Ok(Seen::Datagram(42..45)));
     }
 
     #[test]
@@ -281,6 +285,6 @@ pub(crate) mod tests {
         let us = ends();
         UdpPacket::new_unchecked(&mut with[ETHERNET_BYTES + IPV4_BYTES..])
             .fill_checksum(&IpAddress::Ipv4(*us.peer.ip()), &IpAddress::Ipv4(*us.local.ip()));
-        assert_eq!(parse(&with, &us), Ok(Seen::Datagram(b"payload")));
+        assert_eq!(parse(&with, &us), Ok(Seen::Datagram(42..49)));
     }
 }

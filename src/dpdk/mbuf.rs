@@ -86,9 +86,9 @@ unsafe fn count<'a>(shared: *mut sys::rte_mbuf_ext_shared_info) -> &'a AtomicU16
 /// `None` for a frame larger than `scratch`, or one whose chain contradicts itself. The flag tells whether `scratch` was used.
 ///
 /// # Safety
-/// `mbuf` comes from a receive burst and is not freed while the slice lives.
+/// `mbuf` comes from a receive burst, nobody else has it, and it is not freed while the slice lives.
 #[inline]
-pub(crate) unsafe fn bytes(mbuf: Mbuf, scratch: &mut [u8]) -> Option<(&[u8], bool)> {
+pub(crate) unsafe fn bytes(mbuf: Mbuf, scratch: &mut [u8]) -> Option<(&mut [u8], bool)> {
     // SAFETY: the caller's contract.
     let first = unsafe { &*mbuf };
     if first.next.is_null() {
@@ -105,17 +105,17 @@ pub(crate) unsafe fn bytes(mbuf: Mbuf, scratch: &mut [u8]) -> Option<(&[u8], boo
         // SAFETY: as above.
         next = unsafe { (*next).next };
     }
-    (at == first.pkt_len as usize).then_some((&scratch[..at], true))
+    (at == first.pkt_len as usize).then_some((&mut scratch[..at], true))
 }
 
 /// # Safety
-/// `mbuf` is alive, written by a driver, and stays so while the slice lives.
-unsafe fn segment<'a>(mbuf: Mbuf) -> &'a [u8] {
+/// `mbuf` is alive, written by a driver, ours alone, and stays so while the slice lives; no other slice of it does.
+unsafe fn segment<'a>(mbuf: Mbuf) -> &'a mut [u8] {
     // SAFETY: the contract.
     let fields = unsafe { &*mbuf };
     // SAFETY: a driver puts `data_len` bytes at `data_off` of the buffer.
     unsafe {
-        std::slice::from_raw_parts(
+        std::slice::from_raw_parts_mut(
             fields.buf_addr.cast::<u8>().add(usize::from(fields.data_off)),
             usize::from(fields.data_len),
         )
@@ -206,6 +206,9 @@ mod tests {
         let mut scratch = [0; 11];
         // SAFETY: as above.
         let found = unsafe { bytes(head, &mut scratch) };
-        assert_eq!(found, Some((&b"headpayload"[..], true)));
+        assert_eq!(
+            found.map(|(bytes, copied)| (&*bytes, copied)),
+            Some((&b"headpayload"[..], true))
+        );
     }
 }

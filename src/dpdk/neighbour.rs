@@ -150,7 +150,7 @@ mod tests {
     /// What `to` makes of a frame on the wire.
     fn deliver(frame: &ArpFrame, to: &mut Neighbour) -> Result<Heard, Dropped> {
         match parse(frame, &to.ends)? {
-            Seen::Arp(payload) => to.hear(payload),
+            Seen::Arp(place) => to.hear(&frame[place]),
             Seen::Datagram(_) => panic!("an ARP frame is no datagram"),
         }
     }

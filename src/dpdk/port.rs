@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use ibid_driver::{Arena, Class, Clock, Port, PortBusy, PortCounters};
+use ibid_driver::{Arena, Class, Clock, Port, PortBusy, PortCounters, Seal};
 use ibid_units::{Nanos, Span};
 
 use crate::config::{LinkConfig, LinkDevice, MemifRole, SpanMode};
@@ -285,7 +285,7 @@ impl<C: Clock> LinkPort<C> {
 
     /// Looks at one received frame. True if it was a datagram.
     #[inline]
-    fn take(&mut self, mbuf: Mbuf, sink: &mut dyn FnMut(&[u8])) -> bool {
+    fn take(&mut self, mbuf: Mbuf, sink: &mut dyn FnMut(&mut [u8])) -> bool {
         // The scratch buffer is lent out for this frame.
         let mut scratch = std::mem::take(&mut self.scratch);
         // SAFETY: the frame comes from the burst that the caller took and frees afterwards.
@@ -296,14 +296,14 @@ impl<C: Clock> LinkPort<C> {
             Some((frame, put_together)) => {
                 self.details.rx_linearised += u64::from(put_together);
                 match headers::parse(frame, &self.ends) {
-                    Ok(Seen::Datagram(bytes)) => {
+                    Ok(Seen::Datagram(place)) => {
                         datagram = true;
                         self.counters.rx_frames += 1;
                         self.counters.rx_bytes += frame.len() as u64;
-                        sink(bytes);
+                        sink(&mut frame[place]);
                         Ok(())
                     }
-                    Ok(Seen::Arp(payload)) => self.hear(payload),
+                    Ok(Seen::Arp(place)) => self.hear(&frame[place]),
                     Err(reason) => Err(reason),
                 }
             }
@@ -345,7 +345,13 @@ impl<C: Clock> Port for LinkPort<C> {
 
     /// # Panics
     /// If the datagram is larger than [`Port::datagram_bytes_max`], or a span doesn't lie in the arena.
-    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
+    fn send(
+        &mut self,
+        class: Class,
+        head: &[u8],
+        spans: &[Span],
+        seal: Option<Seal<'_>>,
+    ) -> Result<(), PortBusy> {
         let payload: usize = spans.iter().map(|span| span.len as usize).sum();
         assert!(
             head.len() + payload <= self.datagram_bytes_max,
@@ -365,7 +371,7 @@ impl<C: Clock> Port for LinkPort<C> {
             return self.busy();
         };
         let copied = &mut self.counters.tx_copied_bytes;
-        let Some(mbuf) = self.frames.build(template, head, spans, payload, copied) else {
+        let Some(mbuf) = self.frames.build(template, head, spans, payload, seal, copied) else {
             return self.busy();
         };
         self.outbox.push(mbuf, class);
@@ -383,7 +389,7 @@ impl<C: Clock> Port for LinkPort<C> {
         }
     }
 
-    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
         let Some(inside) = self.enter() else { return 0 };
         self.polls = self.polls.wrapping_add(1);
         if self.state != LinkState::Up || self.polls.is_multiple_of(POLLS_PER_LOOK) {

@@ -54,13 +54,17 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     /// Frames that arrived but were not for us, or were malformed below the link layer.
     pub rx_dropped: u64,
-    /// Payload bytes that this side's driver copied with the CPU to transmit, because the device can't send from the arena.
+    /// Payload bytes that this side's driver copied with the CPU to transmit, because the datagram is sealed or the device can't send
+    /// from the arena.
     pub tx_copied_bytes: u64,
 }
 
 /// The device has no room for a frame now; try again on a later turn. Nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortBusy;
+
+/// What is done to a datagram before it leaves.
+pub type Seal<'a> = &'a mut dyn FnMut(&mut [u8]);
 
 /// A link device: sends and receives the link's datagrams (UDP payloads; the headers below are the port's own).
 /// Frames may be lost, doubled and reordered, never merged or split.
@@ -69,13 +73,21 @@ pub trait Port {
     fn datagram_bytes_max(&self) -> usize;
     /// Bytes of headers that every frame carries below the datagram (Ethernet, IP, UDP).
     fn overhead_bytes(&self) -> usize;
-    /// Queues one datagram: `head`, then the bytes of each span in the arena. `head` is copied before this returns; the
-    /// spans' bytes may be read by the device until long afterwards (zero copy).
-    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy>;
+    /// Queues one datagram: `head`, then the bytes of each span in the arena. `head` is copied before this returns. With a `seal` the
+    /// spans' bytes are, too: it is shown the whole datagram in the buffer that the device sends, once, and may change it but for its
+    /// length. It is not called where the port is busy. Without one the device may read the spans until long afterwards (zero copy).
+    fn send(
+        &mut self,
+        class: Class,
+        head: &[u8],
+        spans: &[Span],
+        seal: Option<Seal<'_>>,
+    ) -> Result<(), PortBusy>;
     /// Hands queued frames to the device. Called once at the end of a turn, and by the port itself when its burst is full.
     fn flush(&mut self);
-    /// Takes at most `frames_max` frames off the device and shows each one's datagram to `sink`; returns how many.
-    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize;
+    /// Takes at most `frames_max` frames off the device and shows each one's datagram to `sink`, which may change it where it lies;
+    /// returns how many.
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize;
     /// What was counted since start.
     fn counters(&self) -> PortCounters;
 }

@@ -6,7 +6,7 @@ use crate::faults::Class as Fault;
 use crate::guard;
 use crate::random::Random;
 use crate::trace::{Event, Place, Tracer};
-use ibid_driver::{Arena, Class, Port, PortBusy, PortCounters};
+use ibid_driver::{Arena, Class, Port, PortBusy, PortCounters, Seal};
 use ibid_units::{Nanos, Span};
 use ibid_wire::peer::{Frame, HelloAnswer, HelloRefusal, Outcome};
 use std::cell::RefCell;
@@ -395,7 +395,13 @@ impl Port for MemPort {
     fn overhead_bytes(&self) -> usize {
         OVERHEAD
     }
-    fn send(&mut self, class: Class, head: &[u8], spans: &[Span]) -> Result<(), PortBusy> {
+    fn send(
+        &mut self,
+        class: Class,
+        head: &[u8],
+        spans: &[Span],
+        _seal: Option<Seal<'_>>,
+    ) -> Result<(), PortBusy> {
         let bytes = head.len() + spans.iter().map(|span| span.len as usize).sum::<usize>();
         assert!(bytes <= self.datagram_bytes_max(), "a datagram of {bytes} bytes does not fit");
         guard::world(|| {
@@ -410,12 +416,12 @@ impl Port for MemPort {
         })
     }
     fn flush(&mut self) {}
-    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&[u8])) -> usize {
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
         for count in 0..frames_max {
-            let Some(bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else {
+            let Some(mut bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else {
                 return count;
             };
-            sink(&bytes);
+            sink(&mut bytes);
         }
         frames_max
     }

@@ -82,7 +82,7 @@ fn frames_are_sent_from_the_arena_and_accounted_by_class() {
     assert!(port.sends_from_arena());
     let spans = [Span::new(0, 4096), Span::new(8192, 1000), Span::new(99, 0)];
     for class in [Class::Log, Class::Log, Class::Cp] {
-        port.send(class, b"head", &spans).unwrap();
+        port.send(class, b"head", &spans, None).unwrap();
     }
     assert_eq!(port.details().spans_held, 6, "an empty span takes no buffer");
     assert_eq!(port.counters().tx_frames, 0, "nothing goes before a flush");
@@ -105,7 +105,7 @@ fn a_full_device_is_busy_and_nothing_is_lost_or_doubled() {
     let (eal, _alone) = eal();
     let mut port = open(&eal, "net_ring1", SpanMode::Auto);
     let mut accepted = 0;
-    while port.send(Class::Log, b"head", &[Span::new(0, 512)]).is_ok() {
+    while port.send(Class::Log, b"head", &[Span::new(0, 512)], None).is_ok() {
         accepted += 1;
         assert!(accepted < 10_000, "the queue has a bound");
     }
@@ -120,7 +120,7 @@ fn a_full_device_is_busy_and_nothing_is_lost_or_doubled() {
     }
     assert_eq!(port.counters().tx_frames, accepted);
     assert_eq!(port.details().spans_held, 0);
-    assert!(port.send(Class::Log, b"head", &[]).is_ok(), "room again");
+    assert!(port.send(Class::Log, b"head", &[], None).is_ok(), "room again");
     port.flush();
     port.receive(32, &mut |_| {});
 }
@@ -132,13 +132,42 @@ fn copies_are_counted_where_the_device_or_the_operator_wants_them() {
     for (device, mode) in [("net_null1", SpanMode::Auto), ("net_ring2", SpanMode::Copy)] {
         let mut port = open(&eal, device, mode);
         assert!(!port.sends_from_arena());
-        port.send(Class::Log, b"head", &[Span::new(0, 4096), Span::new(5000, 12)]).unwrap();
+        port.send(Class::Log, b"head", &[Span::new(0, 4096), Span::new(5000, 12)], None).unwrap();
         port.flush();
         assert_eq!(port.counters().tx_copied_bytes, 4108);
         assert_eq!(port.counters().tx_frames, 1);
         port.receive(32, &mut |_| {});
         assert_eq!(port.details().rx_linearised, 0, "one segment");
     }
+}
+
+#[test]
+fn a_sealed_datagram_is_shown_once_and_in_one_piece_and_not_at_all_where_there_is_no_room() {
+    let (eal, _alone) = eal();
+    let mut port = open(&eal, "net_ring4", SpanMode::Auto);
+    let arena = patterned_arena();
+    let (first, second) = (Span::new(0, 4096), Span::new(9000, 12));
+    let mut seen = Vec::new();
+    let mut seal = |datagram: &mut [u8]| {
+        seen.push(datagram.to_vec());
+        datagram.fill(0);
+    };
+    port.send(Class::Log, b"head", &[first, second], Some(&mut seal)).unwrap();
+    let whole = [b"head", &*arena.bytes(first), &*arena.bytes(second)].concat();
+    assert_eq!(seen, [whole]);
+    port.flush();
+    assert_eq!(port.counters().tx_copied_bytes, 4108);
+    assert_eq!(port.details().spans_held, 0);
+    port.receive(32, &mut |_| {});
+    assert_eq!(port.details().rx_linearised, 0, "one segment");
+
+    let mut shown = 0;
+    let mut accepted = 0;
+    while port.send(Class::Log, b"head", &[first], Some(&mut |_| shown += 1)).is_ok() {
+        accepted += 1;
+    }
+    assert_eq!(shown, accepted);
+    assert_eq!(port.counters().tx_copied_bytes, 4108 + 4096 * accepted);
 }
 
 #[test]
@@ -165,7 +194,7 @@ fn neither_sending_nor_receiving_allocates() {
         for round in 0..2000u64 {
             for i in 0..40 {
                 let spans = [Span::new(round * 512, 4096), Span::new(i, 512)];
-                port.send(Class::Log, &[0; 64], &spans).unwrap();
+                port.send(Class::Log, &[0; 64], &spans, None).unwrap();
             }
             port.flush();
             port.receive(64, &mut |_| {});
@@ -183,7 +212,7 @@ fn what_breaks_the_contract_panics_before_the_device_sees_it() {
     assert_eq!(most, 9000 - 28);
     let end = patterned_arena().len() as u64;
     let mut panics = |head: &[u8], span: Span| {
-        catch_unwind(AssertUnwindSafe(|| port.send(Class::Log, head, &[span]))).is_err()
+        catch_unwind(AssertUnwindSafe(|| port.send(Class::Log, head, &[span], None))).is_err()
     };
     assert!(!panics(&[0; 100], Span::new(0, (most - 100) as u32)), "exactly full");
     assert!(panics(&[0; 101], Span::new(0, (most - 100) as u32)), "one byte too many");

@@ -203,7 +203,7 @@ impl<D: Disk> Core<D> {
         });
         let number = PacketNumber::new(ask.id);
         let (head, spans) = self.frame.seal(FrameKind::Answer, source.session, number);
-        port.send(Class::Control, head, spans).is_ok()
+        port.send(Class::Control, head, spans, None).is_ok()
     }
 
     /// The session is over: nobody waits for an answer any more. Reads under way come to their end.

@@ -300,7 +300,8 @@ impl<D: Disk> Core<D> {
             self.frame.set_body(SectionKind::HelloAnswer, 0, 0, |out| answer.emit(out));
             let number = PacketNumber::new(0);
             let (head, spans) = self.frame.seal(FrameKind::HelloAnswer, session, number);
-            if port.send(Class::Control, head, spans).is_ok() && self.refusal.take().is_none() {
+            if port.send(Class::Control, head, spans, None).is_ok() && self.refusal.take().is_none()
+            {
                 self.answer_due = false;
             }
             return true;
@@ -321,7 +322,7 @@ impl<D: Disk> Core<D> {
         self.frame.set_body(SectionKind::Report, 0, 0, |out| report.emit(out));
         let number = PacketNumber::new(self.report_number);
         let (head, spans) = self.frame.seal(FrameKind::Reported, source.session, number);
-        if port.send(Class::Control, head, spans).is_err() {
+        if port.send(Class::Control, head, spans, None).is_err() {
             return false;
         }
         self.report_number += 1;

@@ -212,7 +212,7 @@ impl<D: Disk> Core<D> {
             let session = self.session();
             let (head, spans) = self.frame.seal(FrameKind::Ask, session, PacketNumber::new(ask.id));
             // Where the device is busy it is asked again when it is due again.
-            if port.send(Class::Control, head, spans).is_err() {
+            if port.send(Class::Control, head, spans, None).is_err() {
                 return;
             }
         }

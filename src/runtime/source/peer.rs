@@ -397,7 +397,7 @@ impl<D: Disk> Core<D> {
         );
         self.peer.control_number += 1;
         // A busy port is tried again with the next hello.
-        port.send(Class::Control, head, spans).is_ok()
+        port.send(Class::Control, head, spans, None).is_ok()
     }
 
     /// Where this node stands, for its hello.

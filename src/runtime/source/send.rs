@@ -373,7 +373,7 @@ impl<D: Disk> Core<D> {
         let bytes = self.frame.bytes();
         let session = self.session();
         let (head, spans) = self.frame.seal(FrameKind::Sourced, session, number);
-        if port.send(class, head, spans).is_err() {
+        if port.send(class, head, spans, None).is_err() {
             // Probe and goodbye are made anew by whoever wants them: queued, each turn of a device that stays busy would add one.
             for item in items
                 .iter()

@@ -286,7 +286,7 @@ impl Work {
             head[place..place + 4].copy_from_slice(&u32::try_from(at).unwrap().to_le_bytes());
             head[place + 4..place + 6].copy_from_slice(&u16::try_from(len).unwrap().to_le_bytes());
         }
-        self.port.send(Class::Log, &head[..head_bytes], &spans[..count]).is_ok()
+        self.port.send(Class::Log, &head[..head_bytes], &spans[..count], None).is_ok()
     }
 
     fn source(&mut self, count: u64) {
@@ -328,7 +328,7 @@ impl Work {
             });
             if got > 0 {
                 last = Instant::now();
-                let _ = self.port.send(Class::Control, &want.to_le_bytes(), &[]);
+                let _ = self.port.send(Class::Control, &want.to_le_bytes(), &[], None);
                 self.port.flush();
             } else {
                 std::thread::yield_now();
@@ -444,7 +444,7 @@ impl Work {
                 echo = Some((<[u8; 8]>::try_from(&bytes[..8]).unwrap(), bytes.len() - 8));
             });
             if let Some((head, rest)) = echo {
-                let _ = self.port.send(Class::Log, &head, &[Span::new(0, rest as u32)]);
+                let _ = self.port.send(Class::Log, &head, &[Span::new(0, rest as u32)], None);
                 self.port.flush();
                 said = Instant::now();
             } else if said.elapsed() > Duration::from_millis(1) {
