@@ -23,9 +23,9 @@ use ibid_engine::frontend::{
     AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
 };
 use ibid_runtime::{
-    COMMANDS_MAX, Command, CommandKind, Destination, Layout, LayoutConfig, NodeConfig, PeerLoss,
-    PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
-    VolumeConfig,
+    COMMANDS_MAX, COMPARE_ASKED_BLOCKS, Command, CommandKind, Destination, Layout, LayoutConfig,
+    NodeConfig, PeerLoss, PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop,
+    SyncState, VerifyProgress, VolumeConfig,
 };
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -49,8 +49,9 @@ const ASIDE_BLOCKS: u32 = 4096;
 const CATCH_UP_BLOCKS: u32 = 1024;
 /// Memory for what one node asks of the other outside the log's order, and compares with it: 2 MiB.
 const ANSWER_BLOCKS: u32 = 512;
-/// Memory for data of clients that is compared with what a volume holds, at a source: 4 MiB, half of which is for what comes in capsules.
-const COMPARE_BLOCKS: u32 = 1024;
+/// Memory for data of clients that is compared with what a volume holds, at a source: 4 MiB for what is asked for, which is two of the longest
+/// compares with what they are compared with, and 2 MiB for what comes in capsules.
+const COMPARE_BLOCKS: u32 = COMPARE_ASKED_BLOCKS + 512;
 /// The least memory for reads: eight of the longest.
 const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.

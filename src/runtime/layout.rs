@@ -18,7 +18,8 @@ pub struct LayoutConfig {
     pub catch_up_blocks: u32,
     /// Blocks for what one node asks of the other outside the log's order.
     pub answer_blocks: u32,
-    /// Blocks for data that clients want compared, and what it is compared with (source).
+    /// Blocks for data that clients want compared, and what it is compared with (source): [`crate::COMPARE_ASKED_BLOCKS`] and those for data in
+    /// capsules.
     pub compare_blocks: u32,
 }
 

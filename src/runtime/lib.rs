@@ -34,6 +34,6 @@ pub use snapshot::{
     AuthCounters, CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, SyncState,
     VolumeCounters,
 };
-pub use source::{PeerLoss, Source, SourceConfig};
+pub use source::{COMPARE_ASKED_BLOCKS, PeerLoss, Source, SourceConfig};
 pub use superblock::StartRefused;
 pub use verify::{UNDECIDED_RUNS_MAX, VerifyProgress, VerifyState};

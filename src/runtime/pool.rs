@@ -73,6 +73,10 @@ impl RunPool {
         );
         self.set(first, count, false);
         self.free += count;
+        if self.free == self.region.blocks {
+            // What comes next leaves the rest in one piece.
+            self.next = 0;
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use crate::disk::DiskFaults;
 use crate::host::{NQN, QueueConfig};
 use crate::net::NetFaults;
 use ibid_engine::frontend::{AnaState, AuthConfig, Limits, NamespaceConfig, TargetConfig};
-use ibid_runtime::{Layout, LayoutConfig, NodeConfig, PeerLoss, Role, VolumeConfig};
+use ibid_runtime::{
+    COMPARE_ASKED_BLOCKS, Layout, LayoutConfig, NodeConfig, PeerLoss, Role, VolumeConfig,
+};
 use ibid_units::{Nanos, VolumeId};
 
 /// Everything that one run depends on.
@@ -111,7 +113,7 @@ impl WorldConfig {
             catch_up_blocks: self.catch_up_blocks,
             answer_blocks: 512,
             compare_blocks: match role {
-                Role::Source => 514 + self.compare_blocks,
+                Role::Source => COMPARE_ASKED_BLOCKS + self.compare_blocks,
                 Role::Destination => 0,
             },
         })

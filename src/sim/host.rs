@@ -235,6 +235,11 @@ impl Queue {
         self.submit_as(other.0, other.1, psdt::FUSE_SECOND);
     }
 
+    /// Sends a compare as the first of two that are one. The second may be late, or never come.
+    pub fn submit_first(&mut self, tag: u64, request: Request) {
+        self.submit_as(tag, request, psdt::FUSE_FIRST);
+    }
+
     fn submit_as(&mut self, tag: u64, request: Request, fuse: u8) {
         assert!(self.has_room(), "more commands than the queue takes");
         let cid = self.cid();

@@ -78,7 +78,7 @@ impl<D: Disk> Core<D> {
             let Some(place) = self.waiting_reads.pop_front() else { break };
             self.end_waiting_read(now, place, Status::ANA_INACCESSIBLE);
         }
-        while let Some(place) = self.next_waiting_compare() {
+        while let Some(place) = self.compares.pop_waiting() {
             self.end_waiting_read(now, place, Status::ANA_INACCESSIBLE);
         }
     }

@@ -2,34 +2,18 @@
 //! compared with what a read would show; a verify only looks whether there is something to show.
 //! CMP-1  what a compare is decided by are the bytes of one instant: those in the log it looks at then, for those in the volume it is
 //!        counted as a read, which no CP writes under.
-//! CMP-2  memory that other compares wait for is not kept for long by pairs that only wait for their hosts: their writes are sent back.
 //!
-//! Data in a capsule and data that is asked for have memory apart: the former stands next in its stream, so that it comes as soon as there is
-//! memory for it, and that memory never waits for the latter, which may stand behind it. Only a pair can make it wait so, whose write's
-//! data is asked for: CMP-2 is for that.
+//! Who gets memory, and when, is decided in `compare_memory`.
 
 use super::Core;
 use super::clients::NONE;
 use super::reads::{Purpose, ReadSlot, SCATTER_WORDS};
-use super::writes::{HELD_MAX, OWED_MAX, WriteSlot, WriteState};
 use crate::disks::{Work, volume_file};
-use crate::layout::Span64;
-use crate::pool::RunPool;
-use crate::slots::Slots;
 use ibid_driver::{Arena, Disk, DiskOp};
-use ibid_engine::frontend::{CommandId, ReceivePlan};
+use ibid_engine::frontend::CommandId;
 use ibid_engine::volume::{Fragment, plan_read};
-use ibid_units::{BLOCK_BYTES, Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
-use ibid_wire::disk::ENTRY_PAGES_MAX;
+use ibid_units::{Mutant, Nanos, SECTOR_BYTES, Sector, Sectors, Span, VolumeId};
 use ibid_wire::nvme_tcp::Status;
-use std::collections::VecDeque;
-
-/// Memory for data that is asked for: one compare of the longest, its data and the volume's beside it.
-const ASKED_BLOCKS: u32 = 2 * ENTRY_PAGES_MAX as u32;
-/// Compares that may read from the volume at one time.
-const MARKS_MAX: usize = 64;
-/// How often is looked for pairs that keep memory others wait for.
-const RECLAIM_EVERY: Nanos = Nanos::from_millis(10);
 
 /// How far a compare is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,13 +35,15 @@ pub(super) enum Progress {
 pub(super) struct Compare {
     pub(super) progress: Progress,
     /// Its data is in the capsule.
-    inline: bool,
+    pub(super) inline: bool,
     /// A write follows that it decides about …
     pub(super) fused: bool,
     /// … which is this one, or not here yet.
     pub(super) write: u32,
     /// Memory: for the host's data, and behind it for the volume's.
     run: Option<Span>,
+    /// When it got that.
+    pub(super) placed: Nanos,
     /// Sectors of the volume that are still to be compared.
     marks: Option<u32>,
     differs: bool,
@@ -70,40 +56,10 @@ impl Compare {
         fused: false,
         write: NONE,
         run: None,
+        placed: Nanos::ZERO,
         marks: None,
         differs: false,
     };
-}
-
-/// Memory of all compares.
-#[derive(Debug)]
-pub(super) struct CompareMemory {
-    /// For data that is asked for, for data in capsules.
-    pools: [RunPool; 2],
-    waiting: [VecDeque<u32>; 2],
-    reclaim_at: Nanos,
-    /// A bit for each sector of a compare that the volume is read for.
-    marks: Slots<[u64; SCATTER_WORDS]>,
-}
-
-impl CompareMemory {
-    /// Divides the region. All memory is taken here.
-    pub(super) fn new(region: Span64, commands_max: usize, in_capsule_bytes: u32) -> Self {
-        let inline_min = 2 * (in_capsule_bytes / BLOCK_BYTES as u32 + 1);
-        assert!(
-            region.blocks >= ASKED_BLOCKS + inline_min,
-            "the longest compare has memory, and beside it one whose data is in the capsule"
-        );
-        let asked = Span64 { at: region.at, blocks: ASKED_BLOCKS };
-        let at = region.at + u64::from(ASKED_BLOCKS) * BLOCK_BYTES;
-        let inline = Span64 { at, blocks: region.blocks - ASKED_BLOCKS };
-        Self {
-            pools: [RunPool::new(asked), RunPool::new(inline)],
-            waiting: [(); 2].map(|()| VecDeque::with_capacity(commands_max)),
-            reclaim_at: Nanos::ZERO,
-            marks: Slots::new(MARKS_MAX, [0; SCATTER_WORDS]),
-        }
-    }
 }
 
 /// Where the host's data lies in a compare's memory, or what is read beside it: congruent, as everywhere.
@@ -140,10 +96,7 @@ impl<D: Disk> Core<D> {
         let mut slot = ReadSlot::new(now, cmd, volume, first, sectors, Purpose::Compare);
         slot.compare = Compare { inline, fused, ..Compare::NONE };
         let Some(place) = self.take_read(slot) else { return };
-        let at = usize::from(inline);
-        if !self.compares.waiting[at].is_empty() || !self.place_compare(place) {
-            self.compares.waiting[at].push_back(place);
-        }
+        self.place_new_compare(now, place);
     }
 
     /// The place of a command that is a compare.
@@ -157,82 +110,17 @@ impl<D: Disk> Core<D> {
         if is_compare { place } else { NONE }
     }
 
-    /// Gives a compare memory; false where it must wait.
-    fn place_compare(&mut self, place: u32) -> bool {
-        let ReadSlot { cmd, first, sectors, compare, .. } = *self.reads.get(place);
-        let blocks = sectors.blocks_from(first);
-        let Some(run) = self.compares.pools[usize::from(compare.inline)].take(2 * blocks) else {
-            return false;
-        };
-        let slot = &mut self.reads.get_mut(place).compare;
-        slot.run = Some(run);
-        slot.progress = Progress::Data;
+    /// A compare has memory for its data, which may come.
+    pub(super) fn compare_placed(&mut self, now: Nanos, place: u32, run: Span) {
+        let slot = self.reads.get_mut(place);
+        slot.compare.run = Some(run);
+        slot.compare.progress = Progress::Data;
+        slot.compare.placed = now;
+        let ReadSlot { cmd, first, sectors, .. } = *slot;
         if let Some(cmd) = cmd {
             self.clients.frontend.place_write(cmd, data_at(run, first, sectors, false));
             self.attend(cmd.conn());
         }
-        true
-    }
-
-    /// Compares that wait for memory, in the order they came.
-    pub(super) fn retry_compares(&mut self, now: Nanos) -> bool {
-        let mut any = false;
-        for at in 0..self.compares.waiting.len() {
-            while let Some(place) = self.compares.waiting[at].front().copied() {
-                if self.reads.get(place).abandoned {
-                    self.finish_read(now, place);
-                } else if self.has_expired(now, place) {
-                    self.end_compare(now, place, Status::COMMAND_INTERRUPTED);
-                } else if !self.place_compare(place) {
-                    break;
-                }
-                any = true;
-                self.compares.waiting[at].pop_front();
-            }
-        }
-        self.reclaim_compares(now);
-        any
-    }
-
-    /// Where compares have waited for memory, writes of pairs that keep it and whose data does not come are sent back: the compare of each is
-    /// decided by itself then, and gives its memory.
-    fn reclaim_compares(&mut self, now: Nanos) {
-        let waits = [0, 1].map(|at: usize| {
-            let first = self.compares.waiting[at].front();
-            first.is_some_and(|place| now.since(self.reads.get(*place).parsed) >= HELD_MAX)
-        });
-        if waits == [false; 2] || now < self.compares.reclaim_at {
-            return;
-        }
-        self.compares.reclaim_at = now.after(RECLAIM_EVERY);
-        for place in 0..self.reads.count() as u32 {
-            let slot = self.reads.get(place);
-            let Compare { progress, inline, write, .. } = slot.compare;
-            if slot.purpose == Purpose::Compare
-                && progress == Progress::Held
-                && write != NONE
-                && waits[usize::from(inline)]
-                && self.owes_too_long(now, write)
-            {
-                self.end_fused(now, write, Status::COMMAND_INTERRUPTED);
-            }
-        }
-    }
-
-    /// Whether the data of a pair's write has been owed for longer than others wait for what the pair keeps. (The write is none of the
-    /// large ones: it waits for nothing but room in the log, before that.)
-    fn owes_too_long(&mut self, now: Nanos, write: u32) -> bool {
-        let WriteSlot { state, cmd, parsed, .. } = *self.writes.get(write);
-        let Some(cmd) = cmd.filter(|_| state == WriteState::Receiving) else { return false };
-        let plan = self.clients.frontend.receive_plan(cmd.conn());
-        // It may stand behind a command that waits for this memory.
-        let stands_behind = matches!(plan, ReceivePlan::Blocked);
-        now.since(parsed) >= if stands_behind { HELD_MAX } else { OWED_MAX }
-    }
-
-    /// Takes a compare off those that wait for memory.
-    pub(super) fn next_waiting_compare(&mut self) -> Option<u32> {
-        self.compares.waiting.iter_mut().find_map(VecDeque::pop_front)
     }
 
     /// Data of a compare is in its memory.
@@ -400,10 +288,10 @@ impl<D: Disk> Core<D> {
 
     /// Gives back what a compare holds.
     pub(super) fn give_compare(&mut self, place: u32) {
-        let compare = &mut self.reads.get_mut(place).compare;
-        let (run, marks) = (compare.run.take(), compare.marks.take());
+        let slot = self.reads.get_mut(place);
+        let (run, marks) = (slot.compare.run.take(), slot.compare.marks.take());
         if let Some(run) = run {
-            self.compares.pools[usize::from(compare.inline)].give(run);
+            self.compares.give(slot.compare.inline, slot.host, run);
         }
         if let Some(marks) = marks {
             self.compares.marks.give(marks);

@@ -6,6 +6,7 @@ mod between;
 mod bring;
 mod clients;
 mod compare;
+mod compare_memory;
 mod fetch;
 mod fused;
 mod heal;
@@ -38,7 +39,8 @@ use crate::trouble::Trouble;
 use between::Between;
 use bring::Bring;
 use clients::CommandTable;
-use compare::CompareMemory;
+pub use compare_memory::COMPARE_ASKED_BLOCKS;
+use compare_memory::CompareMemory;
 use crossbeam::channel::Sender;
 use fetch::{Fetch, Piece};
 use fused::Fused;
@@ -326,7 +328,12 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             small_pages: 0,
             in_capsule_bytes: u64::from(limits.in_capsule_bytes),
             scatters: Slots::new(reads::SCATTERS_MAX, Scatter::EMPTY),
-            compares: CompareMemory::new(layout.compares, commands_max, limits.in_capsule_bytes),
+            compares: CompareMemory::new(
+                layout.compares,
+                commands_max,
+                hosts_max,
+                limits.in_capsule_bytes,
+            ),
             fused: Fused::new(writes_max),
             commands: 0,
             log,

@@ -4,6 +4,7 @@
 mod access;
 mod apart;
 mod clients;
+mod compare_memory;
 mod durable;
 mod faults;
 mod fused;
