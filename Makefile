@@ -10,6 +10,7 @@ CARGO   ?= cargo
 BENCH_ARGS ?=
 ROUNDS     ?= 300
 STORM      ?= 10000
+LINK_SECONDS ?= 4
 DEMO_ARGS  ?=
 SEEDS      ?= 1000
 # "dev" takes what `make test` has built, with every assertion in it, and is slower.
@@ -19,7 +20,7 @@ MINUTES    ?= 5
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 IBID       = $(TARGET_DIR)/$(PROFILE:dev=debug)/ibid
 
-.PHONY: help deps rust build demo test test-kill test-storm test-hosts fuzz bench clean
+.PHONY: help deps rust build demo test test-kill test-storm test-link test-hosts fuzz bench clean
 .DEFAULT_GOAL = help
 
 help:
@@ -28,6 +29,7 @@ help:
 	@echo 'make test    formatting, lints, every test, the simulator                 (SEEDS=1000)'
 	@echo 'make test-kill   kill -9 of a pair under load, again and again               (ROUNDS=300)'
 	@echo 'make test-storm  connections that come and go while a host writes            (STORM=10000)'
+	@echo 'make test-link   goodput over a bad link, and after a minute without one   (LINK_SECONDS=4)'
 	@echo 'make test-hosts  a real Linux, emulated, and SPDK as clients; gets a kernel      (tests/hosts)'
 	@echo 'make fuzz    made-up hosts, so long for each target                        (MINUTES=5)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
@@ -83,6 +85,10 @@ test-kill: deps
 # Fails where the host's p99 doubles: for a machine that has nothing else to do. About a minute.
 test-storm: deps
 	IBID_STORM=$(STORM) $(CARGO) test --release --locked --test pair -- --nocapture target::storm::
+
+# A quarter of an hour: for a machine that has nothing else to do.
+test-link: deps
+	IBID_LINK_SECONDS=$(LINK_SECONDS) $(CARGO) test --release --locked --test pair -- --nocapture faulty::
 
 # Prints PASS, FAIL or SKIPPED per step; needs root for packages and for one of the two links. SPDK only where there is one (IBID_SPDK names
 # its folder). About five minutes.

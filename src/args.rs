@@ -1,6 +1,7 @@
 //! The command line of `ibid`, as types: what each command takes, its defaults and the help an operator reads.
 //! Takes what the shell gives; gives checked values. Does nothing with them: see `main`.
 
+use crate::faults;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub(crate) struct Run {
     /// Stop when this process, which has started this one, ends
     #[arg(long, hide = true, value_name = "PID")]
     pub(crate) stop_with_parent: Option<u32>,
+    #[arg(long, value_name = "FAULTS", value_parser = faults::parse, help = faults::HELP)]
+    pub(crate) link_faults: Option<faults::Injected>,
 }
 
 /// `ibid status`.
@@ -418,6 +421,7 @@ mod tests {
             ("ibid cp --control /s --timeout 0s", "more than nothing"),
             ("ibid verify --control /s", "<VOLUME>"),
             ("ibid run", "--config"),
+            ("ibid run --config /c --link-faults loss=1%", "the key must be drop, "),
         ] {
             let error = parse(line).expect_err(line).to_string();
             assert!(error.contains(told), "{line}:\n{error}");

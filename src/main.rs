@@ -5,6 +5,7 @@ mod auth;
 mod bench;
 mod demo;
 mod dump;
+mod faults;
 mod load;
 mod node;
 mod recovery;

@@ -3,6 +3,7 @@
 
 use crate::args;
 use crate::auth;
+use crate::faults;
 use crate::recovery::{self, Found};
 use crate::report;
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -16,8 +17,8 @@ use ibid_control::status::{
 use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
-    ACCEPTS_MAX, Arena, Disk as _, DiskFile, HugeReserve, MonotonicClock, OpenOptions, PageSize,
-    TcpStreams, UringDisk,
+    ACCEPTS_MAX, Arena, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts,
+    MonotonicClock, OpenOptions, PageSize, Port, TcpStreams, UringDisk,
 };
 use ibid_engine::frontend::{
     AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
@@ -104,6 +105,7 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
+    let faults = args.link_faults.clone().map(|faults| (faults, Arc::default()));
     let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
     stop_on_signals(commands.clone(), config.node.role, args.stop_with_parent)?;
 
@@ -136,11 +138,10 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
         huge_pages: parts.arena.page_size() == PageSize::Huge2MiB,
         recovery: parts.found.status,
         warnings,
+        faults: faults.clone(),
     };
     let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
-    let port =
-        LinkPort::open(&eal, &link_config(&config), parts.arena.clone(), MonotonicClock::new())
-            .with_context(|| link_name(&config))?;
+    let port = open_port(&config, &eal, &parts.arena, faults)?;
     if let Some(reserve) = &mut reserve {
         reserve.taken();
     }
@@ -377,6 +378,21 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
     Ok(Parts { layout, arena, node, found })
 }
 
+fn open_port(
+    config: &Config,
+    eal: &Eal,
+    arena: &Arc<Arena>,
+    faults: Option<Faults>,
+) -> anyhow::Result<NodePort> {
+    let port = LinkPort::open(eal, &link_config(config), arena.clone(), MonotonicClock::new())
+        .with_context(|| link_name(config))?;
+    let Some((injected, counts)) = faults else { return Ok(Box::new(port)) };
+    let arena = arena.clone();
+    let port = FaultyPort::new(port, arena, injected.faults, &counts, MonotonicClock::new());
+    faults::announce(&injected)?;
+    Ok(Box::new(port))
+}
+
 /// The link's device as the configuration has it, for an error message.
 fn link_name(config: &Config) -> String {
     match &config.link.device {
@@ -410,7 +426,11 @@ fn link_config(config: &Config) -> LinkConfig {
     }
 }
 
-type NodeSource = Source<LinkPort<MonotonicClock>, UringDisk, TcpStreams>;
+/// The link's port, behind a bad cable where that was asked for. A call through a table costs next to nothing beside a frame.
+type NodePort = Box<dyn Port + Send>;
+/// What spoils the link, and what came of it.
+type Faults = (faults::Injected, Arc<LinkFaultCounts>);
+type NodeSource = Source<NodePort, UringDisk, TcpStreams>;
 
 /// The target's listener. A source's disk wakes it too.
 fn listen(
@@ -495,7 +515,7 @@ fn make_source(
     config: &Config,
     parts: Parts,
     auth: AuthConfig,
-    (port, streams): (LinkPort<MonotonicClock>, TcpStreams),
+    (port, streams): (NodePort, TcpStreams),
 ) -> anyhow::Result<NodeSource> {
     let target_config = target_config(config, &parts, auth, &streams)?;
     let Parts { layout, arena, node, found } = parts;
@@ -589,6 +609,7 @@ struct NodeHandler {
     huge_pages: bool,
     recovery: Option<RecoveryStatus>,
     warnings: Vec<String>,
+    faults: Option<Faults>,
 }
 
 impl NodeHandler {
@@ -638,6 +659,8 @@ impl Handler for NodeHandler {
         );
         status.recovery = self.recovery;
         status.warnings.extend(self.warnings.iter().cloned());
+        let spoilt = |(injected, counts): &Faults| faults::warning(injected, Some(counts));
+        status.warnings.extend(self.faults.as_ref().map(spoilt));
         Ok(status)
     }
 

@@ -6,6 +6,7 @@ mod arena;
 mod memory;
 mod clock;
 mod extents;
+mod faulty;
 pub mod idle;
 mod file;
 mod uring;
@@ -16,6 +17,9 @@ pub mod no_alloc;
 pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, PageSize};
 pub use clock::MonotonicClock;
 pub use extents::EXTENTS_MAX;
+pub use faulty::{
+    Blackout, Bottleneck, CERTAIN, FaultyPort, HELD_MAX, LinkFaultCounts, LinkFaults,
+};
 pub use file::{DiskFile, FileWarning, OpenError, OpenOptions};
 pub use memory::{HugeRefused, HugeReserve};
 pub use tcp::{ACCEPTS_MAX, SEND_PIECES_MAX, TcpStreams};
@@ -90,6 +94,33 @@ pub trait Port {
     fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize;
     /// What was counted since start.
     fn counters(&self) -> PortCounters;
+}
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn datagram_bytes_max(&self) -> usize {
+        (**self).datagram_bytes_max()
+    }
+    fn overhead_bytes(&self) -> usize {
+        (**self).overhead_bytes()
+    }
+    fn send(
+        &mut self,
+        class: Class,
+        head: &[u8],
+        spans: &[Span],
+        seal: Option<Seal<'_>>,
+    ) -> Result<(), PortBusy> {
+        (**self).send(class, head, spans, seal)
+    }
+    fn flush(&mut self) {
+        (**self).flush();
+    }
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
+        (**self).receive(frames_max, sink)
+    }
+    fn counters(&self) -> PortCounters {
+        (**self).counters()
+    }
 }
 
 /// A file or block device that was opened at start, by its place in the list of those.

@@ -133,6 +133,15 @@ pub(crate) fn write(
     depth: usize,
     stop: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), ClientError> {
+    write_patiently(initiator, model, (depth, SILENCE_MAX), stop)
+}
+
+fn write_patiently(
+    initiator: &mut Initiator,
+    model: &mut Model,
+    (depth, silence_max): (usize, Duration),
+    stop: &mut dyn FnMut(u64) -> bool,
+) -> Result<(), ClientError> {
     let lba = initiator.namespace().lba_bytes as usize;
     let blocks = (model.cell_bytes / lba) as u32;
     let mut spare: Vec<Vec<u8>> = (0..depth).map(|_| vec![0; model.cell_bytes]).collect();
@@ -158,7 +167,7 @@ pub(crate) fn write(
         initiator.wait(Duration::from_millis(50), &mut |completion| done.push(completion))?;
         if !done.is_empty() {
             silent_since = Instant::now();
-        } else if silent_since.elapsed() > SILENCE_MAX {
+        } else if silent_since.elapsed() > silence_max {
             return Err(ClientError::Timeout("write"));
         }
         for Completion { token, status, buffer, .. } in done.drain(..) {
@@ -186,13 +195,24 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(addr: SocketAddr, nqn: &str, mut model: Model, depth: u16) -> Load {
+    pub(crate) fn start(addr: SocketAddr, nqn: &str, model: Model, depth: u16) -> Load {
+        Load::start_patient(addr, nqn, model, (depth, SILENCE_MAX))
+    }
+
+    /// Gives up only after so long without any completion.
+    pub(crate) fn start_patient(
+        addr: SocketAddr,
+        nqn: &str,
+        mut model: Model,
+        (depth, silence_max): (u16, Duration),
+    ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let mut initiator = Initiator::connect(addr, nqn, &options(2, depth, false)).unwrap();
         let (stop_it, count) = (stop.clone(), acknowledged.clone());
         let thread = std::thread::spawn(move || {
-            let result = write(&mut initiator, &mut model, depth.into(), &mut |acknowledged| {
+            let with = (depth.into(), silence_max);
+            let result = write_patiently(&mut initiator, &mut model, with, &mut |acknowledged| {
                 count.store(acknowledged, Ordering::Relaxed);
                 stop_it.load(Ordering::Relaxed)
             });

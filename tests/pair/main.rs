@@ -6,6 +6,7 @@ mod atomic;
 mod authenticated;
 mod common;
 mod dumped;
+mod faulty;
 mod killed;
 mod link;
 mod load;

@@ -40,6 +40,8 @@ pub(crate) struct Pair {
     pub(crate) folder: PathBuf,
     veth: Option<Veth>,
     pub(crate) configs: [Config; 2],
+    /// What `--link-faults` is given, where it is.
+    pub(crate) faults: [Option<String>; 2],
 }
 
 /// Which of the two.
@@ -51,7 +53,8 @@ impl Pair {
         let veth = (link == Link::AfPacket).then(Veth::new);
         let configs =
             [Role::Source, Role::Destination].map(|role| config(folder, role, veth.as_ref()));
-        let pair = Pair { folder: folder.to_owned(), veth, configs };
+        let faults = [None, None];
+        let pair = Pair { folder: folder.to_owned(), veth, configs, faults };
         pair.fresh();
         pair
     }
@@ -82,6 +85,9 @@ impl Pair {
             Some(_) | None => process::ibid(),
         };
         command.arg("run").arg("--config").arg(file);
+        if let Some(faults) = &self.faults[which] {
+            command.arg("--link-faults").arg(faults);
+        }
         Process::start(command, &self.folder.join(["source.log", "destination.log"][which]), None)
     }
 

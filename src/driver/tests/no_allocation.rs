@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use ibid_driver::no_alloc::{Refusal, RefusingAllocator, arm, counted, disarm};
 use ibid_driver::{
-    Arena, Clock, Disk, DiskFile, DiskOp, FileId, MonotonicClock, OpenOptions, Piece, StreamEvent,
-    Streams, TcpStreams, UringDisk,
+    Arena, Class, Clock, Disk, DiskFile, DiskOp, FaultyPort, FileId, LinkFaults, MonotonicClock,
+    OpenOptions, Piece, Port, PortBusy, PortCounters, Seal, StreamEvent, Streams, TcpStreams,
+    UringDisk,
 };
 use ibid_units::{Nanos, Span};
 
@@ -141,4 +142,59 @@ fn the_data_path_allocates_nothing() {
     });
     assert_eq!(allocations, 0);
     client.join().unwrap();
+}
+
+/// Takes every datagram and gives a hundred of its own.
+struct Endless;
+
+impl Port for Endless {
+    fn datagram_bytes_max(&self) -> usize {
+        1500
+    }
+    fn overhead_bytes(&self) -> usize {
+        42
+    }
+    fn send(
+        &mut self,
+        _: Class,
+        _: &[u8],
+        _: &[Span],
+        _: Option<Seal<'_>>,
+    ) -> Result<(), PortBusy> {
+        Ok(())
+    }
+    fn flush(&mut self) {}
+    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
+        (0..frames_max.min(100)).for_each(|_| sink(&mut [7; 1000]));
+        frames_max.min(100)
+    }
+    fn counters(&self) -> PortCounters {
+        PortCounters::default()
+    }
+}
+
+#[test]
+fn a_bad_cable_holds_thousands_of_frames_without_allocating() {
+    let arena = Arc::new(Arena::new(2 << 20, false).unwrap().0);
+    let faults = LinkFaults {
+        drop: 10_000,
+        duplicate: 200_000,
+        reorder: 200_000,
+        corrupt: 100_000,
+        delay: Nanos::from_millis(2),
+        ..LinkFaults::default()
+    };
+    let counts = Arc::default();
+    let mut port = FaultyPort::new(Endless, arena, faults, &counts, MonotonicClock::new());
+    let ((), allocations) = counted(|| {
+        for _ in 0..200 {
+            port.send(Class::Log, &[1; 200], &[Span { at: 4096, len: 1000 }], None).unwrap();
+            port.flush();
+            black_box(port.receive(64, &mut |datagram| {
+                black_box(datagram);
+            }));
+        }
+    });
+    assert_eq!(allocations, 0);
+    assert!(counts.overflowed() > 0, "every place was in use");
 }
