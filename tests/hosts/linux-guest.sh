@@ -16,123 +16,36 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/hosts/lib.sh
 source "$here/lib.sh"
-cache=${IBID_CACHE:-/var/cache/ibid-hosts}
+# shellcheck source=tests/hosts/guest.sh
+source "$here/guest.sh"
 guest_seconds=${IBID_GUEST_SECONDS:-240}
 
 skip() { echo "SKIPPED: Linux guest: $1"; exit 0; }
 
 # --- what is needed ----------------------------------------------------------------------------------------------------------------
 
-[[ $(uname -m) == x86_64 ]] || skip "only x86-64 is prepared"
-[[ -x $ibid ]] || skip "$ibid is not there; make build"
-declare -A packages=(
-    [qemu-system-x86_64]=qemu-system-x86 [nvme]=nvme-cli [fio]=fio [busybox]=busybox-static [mkfs.ext4]=e2fsprogs
-    [blkdiscard]=util-linux [cpio]=cpio [xz]=xz-utils [depmod]=kmod [cmp]=diffutils
-)
-# Without a network this ends soon.
-patience=(-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20)
-missing=()
-for tool in "${!packages[@]}"; do
-    command -v "$tool" >/dev/null || missing+=("${packages[$tool]}")
-done
-# A busybox that needs libraries would start no guest.
-if command -v busybox >/dev/null && ldd "$(command -v busybox)" >/dev/null 2>&1; then
-    missing+=(busybox-static)
-fi
-if ((${#missing[@]})); then
-    command -v apt-get >/dev/null || skip "no apt-get here; install: ${missing[*]}"
-    [[ $(id -u) == 0 ]] || skip "not root; install: ${missing[*]}"
-    echo "installing: ${missing[*]}"
-    {
-        apt-get "${patience[@]}" update
-        DEBIAN_FRONTEND=noninteractive apt-get "${patience[@]}" install -y --no-install-recommends "${missing[@]}"
-    } >/dev/null 2>&1 || skip "apt-get could not install ${missing[*]}"
-fi
-
-# --- the kernel: backports' 6.12 where it can be had, else what this Debian brings ---------------------------------------------------
-
-# Gives the folder with boot/ and lib/modules/ of the newest kernel in the cache, if there is one.
-cached_kernel() { find "$cache" -maxdepth 1 -name "kernel-*" | sort -V | tail -n 1; }
-
-# Takes options of apt that say where from.
-fetch_kernel() {
-    local package folder
-    package=$(apt-cache "$@" depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
-    [[ -n $package ]] || return 1
-    folder=$(mktemp -d "$cache/fetch.XXXXXX")
-    if (cd "$folder" && apt-get "$@" -o APT::Sandbox::User=root download "$package" >/dev/null 2>&1 && dpkg -x ./*.deb files); then
-        mv "$folder/files" "$cache/kernel-${package#linux-image-}"
-    fi
-    rm -rf "$folder"
-    [[ -d $cache/kernel-${package#linux-image-} ]]
-}
-
-fetch_backport() {
-    local apt=$cache/apt
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    [[ -f $keyring ]] || return 1
-    # The mirror that this machine takes its own packages from.
-    local mirror
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' | head -n 1)
-    [[ -n $mirror ]] || return 1
-    mkdir -p "$apt/lists/partial" "$apt/archives/partial"
-    echo "deb [signed-by=$keyring] $mirror bookworm-backports main" >"$apt/sources.list"
-    # Lists of our own: the machine's sources stay as they are.
-    local options=("${patience[@]}" -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt")
-    apt-get "${options[@]}" update >/dev/null 2>&1 && fetch_kernel "${options[@]}"
-}
-
-mkdir -p "$cache" 2>/dev/null || skip "$cache cannot be made; name another with IBID_CACHE"
-kernel=$(cached_kernel)
-if [[ -z $kernel ]]; then
-    echo "fetching a kernel into $cache"
-    fetch_backport || fetch_kernel "${patience[@]}" || skip "no kernel could be fetched"
-    kernel=$(cached_kernel)
-fi
-version=$(ls "$kernel/lib/modules")
-image=$kernel/boot/vmlinuz-$version
-[[ -f $image ]] || skip "no kernel image in $kernel"
+need_programs qemu-system-x86_64=qemu-system-x86 nvme=nvme-cli fio=fio busybox=busybox-static mkfs.ext4=e2fsprogs blkdiscard=util-linux \
+    cpio=cpio xz=xz-utils depmod=kmod cmp=diffutils
+need_kernel
 
 # --- the guest's only file system: programs of this machine with their libraries, and a few modules -------------------------------------
 
 work=$(mktemp -d /var/tmp/ibid-guest.XXXXXX)
 make_initramfs() {
-    local tree=$work/tree tool path library number=10
+    local tree=$work/tree path number=10
     mkdir -p "$tree"/{bin,dev,etc,lib64,mnt,modules,proc,sys,tmp}
-    for tool in busybox nvme fio mkfs.ext4 e2fsck blkdiscard fstrim dd cmp sha256sum; do
-        path=$(command -v "$tool")
-        cp -L "$path" "$tree/bin/$tool"
-        for library in $(ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true); do
-            mkdir -p "$tree$(dirname "$library")"
-            cp -Lu "$library" "$tree$library"
-        done
-    done
-    [[ -f $kernel/lib/modules/$version/modules.dep ]] || depmod -b "$kernel" "$version"
-    # In the order in which they must be loaded; what is built in is not listed.
-    for path in $(modprobe -d "$kernel" -S "$version" -aq --show-depends \
-        virtio_pci virtio_net crc32c_generic crc32c_intel ext4 nvme_tcp | awk '$1 == "insmod" && !seen[$2]++ { print $2 }'); do
+    copy_programs "$tree" busybox nvme fio mkfs.ext4 e2fsck blkdiscard fstrim dd cmp sha256sum
+    for path in $(module_files virtio_pci virtio_net crc32c_generic crc32c_intel ext4 nvme_tcp); do
         number=$((number + 1))
-        case $path in
-            *.xz) xz -dc "$path" >"$tree/modules/$number-$(basename "$path" .xz)" ;;
-            *) cp "$path" "$tree/modules/$number-$(basename "$path")" ;;
-        esac
+        copy_module "$path" "$tree/modules/$number-$(basename "$path" .xz)"
     done
     cp "$here/guest-steps.sh" "$tree/steps"
     ln -s /bin/busybox "$tree/bin/sh"
     ln -s /steps "$tree/init"
     chmod +x "$tree/steps"
-    (cd "$tree" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
-    rm -rf "$tree"
+    pack_initramfs "$tree" "$work/initramfs"
 }
 make_initramfs
-
-# An ordinary kernel under a virtualisation that is itself nested without support hangs early: emulate then. QEMU 7.2 emulates
-# cmpxchg16b wrongly, and five-level page tables slowly.
-accelerator=(-accel tcg,thread=multi -cpu max,la57=off,cx16=off)
-if grep -qwE 'vmx|svm' /proc/cpuinfo && [[ -w /dev/kvm ]]; then
-    accelerator=(-accel kvm -cpu host)
-fi
 
 # --- a guest -----------------------------------------------------------------------------------------------------------------------
 
