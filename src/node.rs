@@ -6,7 +6,6 @@ use crate::auth;
 use crate::faults;
 use crate::recovery::{self, Found};
 use crate::report;
-use crate::sizing::{self, EAL_MEMORY_MIB};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use crossbeam::channel::{RecvTimeoutError, bounded};
 use crossbeam::queue::ArrayQueue;
@@ -25,9 +24,9 @@ use ibid_engine::frontend::{
     AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
 };
 use ibid_runtime::{
-    COMMANDS_MAX, Command, CommandKind, Destination, Layout, NodeConfig, PeerLoss, PeerState,
-    Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
-    VolumeConfig,
+    COMMANDS_MAX, COMPARE_ASKED_BLOCKS, Command, CommandKind, Destination, Layout, LayoutConfig,
+    NodeConfig, PeerLoss, PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop,
+    SyncState, VerifyProgress, VolumeConfig,
 };
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -39,10 +38,25 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
+/// MiB that DPDK takes for packet buffers and its own structures.
+const EAL_MEMORY_MIB: usize = 64;
 /// Operations a node may have on its disks.
 const DISK_DEPTH: usize = 1024;
+/// Blocks of a CP on their way to a volume, at a destination: 4 MiB.
+const STAGING_BLOCKS: u32 = 1024;
+/// Memory beside the log for late data of large writes, at a source: 16 MiB, half of which may be under way.
+const ASIDE_BLOCKS: u32 = 4096;
+/// Blocks that one CP brings to a peer that is being caught up: 4 MiB. The destination's tables are as large, so both nodes need the same number.
+const CATCH_UP_BLOCKS: u32 = 1024;
+/// Memory for what one node asks of the other outside the log's order, and compares with it: 2 MiB.
+const ANSWER_BLOCKS: u32 = 512;
+/// Memory for data of clients that is compared with what a volume holds, at a source: 4 MiB for what is asked for, which is two of the longest
+/// compares with what they are compared with, and 2 MiB for what comes in capsules.
+const COMPARE_BLOCKS: u32 = COMPARE_ASKED_BLOCKS + 512;
+/// The least memory for reads: eight of the longest.
+const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
-pub(crate) const CONNECTIONS_MAX: u16 = 128;
+const CONNECTIONS_MAX: u16 = 128;
 const CONTROLLERS_MAX: u16 = 16;
 /// Controller identifiers of the two nodes, which hosts see under one name: each has its half.
 const CONTROLLER_IDS: [(u16, u16); 2] = [(1, 0x7FEF), (0x7FF0, 0xFFEF)];
@@ -262,7 +276,20 @@ fn start_eal(
         }
     }
     let log = Some((|line: &str| tracing::debug!("dpdk: {line}")) as fn(&str));
-    let (eal, warning) = Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log })
+    let pci = match &config.link.device {
+        LinkDevice::Pci(address) => Some(address.clone()),
+        LinkDevice::AfPacket { .. } | LinkDevice::Memif { .. } | LinkDevice::Vdev(_) => None,
+    };
+    if pci.is_some() {
+        // What a NIC reads and writes must stay where the IOMMU was told that it is.
+        ensure!(
+            reserve.is_some(),
+            "link.device = \"pci\" needs huge pages for packet buffers ({}); see hugepages/README.md",
+            warnings.last().map_or("node.huge_pages = false", String::as_str)
+        );
+        memory = EalMemory::HugePages;
+    }
+    let (eal, warning) = Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log, pci })
         .context("DPDK does not start")?;
     warnings.extend(warning.map(|warning| warning.to_string()));
     Ok((eal, reserve))
@@ -316,7 +343,8 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
         Some(log) => log,
         None => open("log.device", &config.log.device, log_options(log_bytes))?,
     };
-    let segment_blocks = sizing::segment_blocks(config)?;
+    let segment_blocks =
+        u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
     let log_name = || format!("log.device {}", config.log.device.display());
     let allocated = if recovery::is_blank(&log) {
         recovery::allocated(config, &files, &volume_bytes)?
@@ -338,7 +366,20 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
     };
     files.insert(0, log);
 
-    let layout = sizing::layout(config)?;
+    let read_blocks = (config.node.read_memory / BLOCK_BYTES).max(u64::from(READ_BLOCKS_MIN));
+    let layout = Layout::new(LayoutConfig {
+        segments: node.segments,
+        segment_blocks,
+        read_blocks: if role == Role::Source {
+            u32::try_from(read_blocks).context("node.read_memory")?
+        } else {
+            0
+        },
+        staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { ASIDE_BLOCKS },
+        catch_up_blocks: CATCH_UP_BLOCKS,
+        answer_blocks: ANSWER_BLOCKS,
+        compare_blocks: if role == Role::Source { COMPARE_BLOCKS } else { 0 },
+    });
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
     warnings.extend(warning.map(|warning| warning.to_string()));
@@ -371,6 +412,7 @@ fn link_name(config: &Config) -> String {
         LinkDevice::AfPacket { interface } => format!("link.interface = {interface}"),
         LinkDevice::Memif { socket, .. } => format!("link.socket = {}", socket.display()),
         LinkDevice::Vdev(arguments) => format!("link.vdev = {arguments}"),
+        LinkDevice::Pci(address) => format!("link.address = {address}"),
     }
 }
 
@@ -387,6 +429,7 @@ fn link_config(config: &Config) -> LinkConfig {
             },
         },
         LinkDevice::Vdev(arguments) => ibid_dpdk::LinkDevice::Vdev(arguments.clone()),
+        LinkDevice::Pci(address) => ibid_dpdk::LinkDevice::Pci(address.clone()),
     };
     LinkConfig {
         device,

@@ -30,6 +30,8 @@ pub enum LinkDevice {
     },
     /// Any other virtual device of DPDK, as `--vdev` takes it: `net_null0,size=64`.
     Vdev(String),
+    /// A NIC that the kernel has given up: its PCI address, as [`EalConfig::pci`](crate::EalConfig::pci) had it.
+    Pci(String),
 }
 
 /// The two ends of a memif.
@@ -68,11 +70,21 @@ pub struct LinkConfig {
     pub spans: SpanMode,
 }
 
-/// A device as DPDK's virtual bus takes it.
+/// A device as DPDK takes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeviceArguments {
+    pub(crate) bus: Bus,
     pub(crate) name: String,
     pub(crate) arguments: String,
+}
+
+/// Where a device comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bus {
+    /// Made for us, and gone when we are.
+    Virtual,
+    /// There before us: found when the EAL starts.
+    Pci,
 }
 
 impl LinkConfig {
@@ -104,6 +116,7 @@ impl LinkConfig {
                 // walked as one array, so it must divide the block.
                 let block = slot.max(AF_PACKET_BLOCK_BYTES);
                 DeviceArguments {
+                    bus: Bus::Virtual,
                     name: format!("net_af_packet_ibid{number}"),
                     arguments: format!(
                         "iface={interface},blocksz={block},framesz={slot},framecnt={AF_PACKET_FRAMES}"
@@ -118,6 +131,7 @@ impl LinkConfig {
                     MemifRole::Client => format!("role=client,bsize={slot}"),
                 };
                 DeviceArguments {
+                    bus: Bus::Virtual,
                     name: format!("net_memif_ibid{number}"),
                     arguments: format!(
                         "{role},socket={socket},socket-abstract=no,rsize={MEMIF_RING_LOG2}"
@@ -127,10 +141,16 @@ impl LinkConfig {
             LinkDevice::Vdev(text) => {
                 let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
                 DeviceArguments {
-                    name: plain(name, VDEV_NAME_BYTES_MAX)?.to_owned(),
+                    bus: Bus::Virtual,
+                    name: plain(name, DEVICE_NAME_BYTES_MAX)?.to_owned(),
                     arguments: arguments.to_owned(),
                 }
             }
+            LinkDevice::Pci(address) => DeviceArguments {
+                bus: Bus::Pci,
+                name: plain(address, DEVICE_NAME_BYTES_MAX)?.to_owned(),
+                arguments: String::new(),
+            },
         })
     }
 }
@@ -155,7 +175,7 @@ const MEMIF_RING_LOG2: usize = 9;
 /// `sun_path` less its NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 /// RTE_ETH_NAME_MAX_LEN less its NUL.
-const VDEV_NAME_BYTES_MAX: usize = 63;
+const DEVICE_NAME_BYTES_MAX: usize = 63;
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 use ibid_dpdk_sys as sys;
 
-use crate::config::DeviceArguments;
+use crate::config::{Bus, DeviceArguments};
 use crate::error::PortError;
 use crate::mbuf::Mbuf;
 use crate::pool::Pool;
@@ -18,44 +18,53 @@ pub(crate) struct Abilities {
     pub(crate) chains: bool,
     /// Segments of a frame at most; devices that name no bound have none.
     pub(crate) segments_max: usize,
+    /// The largest IP packet it can be told to carry. Virtual devices don't say what they really carry.
+    pub(crate) mtu_max: u16,
 }
 
 impl Abilities {
     /// Of a device that takes one segment for each frame.
-    pub(crate) const NONE: Abilities = Abilities { chains: false, segments_max: 1 };
+    pub(crate) const NONE: Abilities = Abilities { chains: false, segments_max: 1, mtu_max: 0 };
 }
 
 /// An open ethdev. Stopped, closed and removed on drop.
 pub(crate) struct Device {
     port: u16,
+    bus: Bus,
     name: CString,
     started: bool,
     abilities: Abilities,
 }
 
 impl Device {
-    /// Makes the virtual device and finds its port by name: a driver that fails doesn't always say so. Wants a running EAL,
-    /// which the caller's handle proves.
+    /// Makes the virtual device, or takes the NIC that the EAL found, and finds its port by name: a driver that fails doesn't
+    /// always say so. Wants a running EAL, which the caller's handle proves.
     pub(crate) fn probe(
         _eal: &crate::Eal,
         arguments: &DeviceArguments,
     ) -> Result<Device, PortError> {
         let name = CString::new(arguments.name.as_str()).map_err(|_| PortError::Name)?;
         let text = CString::new(arguments.arguments.as_str()).map_err(|_| PortError::Name)?;
-        // SAFETY: wants a running EAL and three C strings that live for the call.
-        let code = unsafe { sys::rte_eal_hotplug_add(BUS.as_ptr(), name.as_ptr(), text.as_ptr()) };
-        if code != 0 {
-            return Err(PortError::Probe(code.saturating_neg()));
+        if arguments.bus == Bus::Virtual {
+            // SAFETY: wants a running EAL and three C strings that live for the call.
+            let code =
+                unsafe { sys::rte_eal_hotplug_add(VDEV.as_ptr(), name.as_ptr(), text.as_ptr()) };
+            if code != 0 {
+                return Err(PortError::Probe(code.saturating_neg()));
+            }
         }
         let mut port = 0;
         // SAFETY: wants a C string and a place for the number.
         let code = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut port) };
         if code != 0 {
-            remove(&name);
-            return Err(PortError::NotFound);
+            remove(arguments.bus, &name);
+            return Err(match arguments.bus {
+                Bus::Virtual => PortError::NotFound,
+                Bus::Pci => PortError::NoNic,
+            });
         }
-        let none = Abilities { chains: false, segments_max: 1 };
-        let mut device = Device { port, name, started: false, abilities: none };
+        let mut device =
+            Device { port, bus: arguments.bus, name, started: false, abilities: Abilities::NONE };
         device.abilities = device.ask()?;
         Ok(device)
     }
@@ -73,18 +82,25 @@ impl Device {
         Ok(Abilities {
             chains: found.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS) != 0,
             segments_max: if bound == 0 { usize::MAX } else { bound },
+            mtu_max: found.max_mtu,
         })
     }
 
-    /// Sets up queue 0 in both directions. The device's own MTU is left alone: memif and af_packet refuse a larger one, and
-    /// carry what their slots hold.
-    pub(crate) fn configure(&mut self, receive: &Pool) -> Result<(), PortError> {
+    /// Sets up queue 0 in both directions, for IP packets of at most `mtu` bytes. A NIC must be told; a virtual device's own MTU
+    /// is left alone: memif and af_packet refuse a larger one, and carry what their slots hold.
+    pub(crate) fn configure(&mut self, receive: &Pool, mtu: u16) -> Result<(), PortError> {
         let refused = |code: i32| PortError::Configure(code.saturating_neg());
         let socket = self.numa_socket();
         // SAFETY: rte_eth_conf is numbers and pointers that may be null; all zeroes is "the defaults".
         let mut wanted: sys::rte_eth_conf = unsafe { std::mem::zeroed() };
         if self.abilities.chains {
             wanted.txmode.offloads = u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
+        }
+        if self.bus == Bus::Pci {
+            if mtu > self.abilities.mtu_max {
+                return Err(PortError::DeviceMtu { have: self.abilities.mtu_max, want: mtu });
+            }
+            wanted.rxmode.mtu = u32::from(mtu);
         }
         // SAFETY: wants a port that is not started (`configure` runs before `start`) and a configuration it copies.
         let code = unsafe { sys::rte_eth_dev_configure(self.port, 1, 1, &raw const wanted) };
@@ -206,16 +222,20 @@ impl Drop for Device {
         self.stop();
         // SAFETY: wants a stopped port that nobody uses afterwards.
         unsafe { sys::rte_eth_dev_close(self.port) };
-        remove(&self.name);
+        remove(self.bus, &self.name);
     }
 }
 
 /// Takes a virtual device off its bus, so that its name is free again.
-fn remove(name: &CStr) {
+fn remove(bus: Bus, name: &CStr) {
+    if bus == Bus::Pci {
+        // Nobody made it, and another start of this process is none of DPDK's (EAL-1).
+        return;
+    }
     // SAFETY: wants two C strings; a device that is gone already is refused with an error we don't need.
-    unsafe { sys::rte_eal_hotplug_remove(BUS.as_ptr(), name.as_ptr()) };
+    unsafe { sys::rte_eal_hotplug_remove(VDEV.as_ptr(), name.as_ptr()) };
 }
 
-const BUS: &CStr = c"vdev";
+const VDEV: &CStr = c"vdev";
 /// Wished ring size of a queue; a device fits it to its limits.
 const DESCRIPTORS: u16 = 512;

@@ -18,7 +18,7 @@ use crate::error::{EalError, PortError};
 use crate::hugepages;
 
 /// How to start the EAL.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EalConfig {
     /// MiB for packet buffers and the drivers' own structures. One virtual port needs about 20 MiB.
     pub memory_mib: usize,
@@ -26,11 +26,14 @@ pub struct EalConfig {
     pub memory: EalMemory,
     /// Receives DPDK's own log, warnings and worse, a line at a time, on whichever thread logs. `None` discards it.
     pub log: Option<fn(&str)>,
+    /// The one NIC that DPDK may touch, by its PCI address (`0000:3b:00.0`); it must be bound to vfio-pci. All others stay the
+    /// kernel's, and without this DPDK doesn't look at PCI at all.
+    pub pci: Option<String>,
 }
 
 impl Default for EalConfig {
     fn default() -> Self {
-        Self { memory_mib: 64, memory: EalMemory::Auto, log: None }
+        Self { memory_mib: 64, memory: EalMemory::Auto, log: None, pci: None }
     }
 }
 
@@ -94,13 +97,19 @@ impl Eal {
             EalMemory::HugePages => true,
             EalMemory::Ordinary => false,
         };
+        let pci = match &config.pci {
+            Some(address) => {
+                Some(CString::new(format!("--allow={address}")).map_err(|_| EalError::Pci)?)
+            }
+            None => None,
+        };
         if STARTED.swap(true, Ordering::AcqRel) {
             return Err(EalError::AlreadyStarted);
         }
         if let Some(log) = config.log {
             LOG.set(log).expect("EAL-1: set only behind STARTED");
         }
-        let arguments = arguments(huge, need_mib, &allowed_cpus());
+        let arguments = arguments(huge, need_mib, &allowed_cpus(), pci);
         // rte_eal_init pins its caller to the main lcore, and threads started later would inherit that: so it runs on a
         // thread of its own that ends at once.
         std::thread::Builder::new()
@@ -214,14 +223,14 @@ fn start(arguments: Vec<CString>) -> Result<(), EalError> {
     if code < 0 { Err(EalError::Init(errno())) } else { Ok(()) }
 }
 
-fn arguments(huge: bool, memory_mib: usize, cpus: &str) -> Vec<CString> {
+fn arguments(huge: bool, memory_mib: usize, cpus: &str, pci: Option<CString>) -> Vec<CString> {
     // One lcore that floats over the CPUs this process may use: DPDK's interrupt thread inherits that set.
     let mut arguments = vec![
         "ibid".to_owned(),
         "--lcores".to_owned(),
         format!("0@({cpus})"),
-        "--no-pci".to_owned(),
         "--no-telemetry".to_owned(),
+        // Addresses that the IOMMU translates: without one no NIC is driven.
         "--iova-mode=va".to_owned(),
     ];
     if huge {
@@ -232,10 +241,12 @@ fn arguments(huge: bool, memory_mib: usize, cpus: &str) -> Vec<CString> {
         arguments.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);
         arguments.extend(["-m".to_owned(), memory_mib.to_string()]);
     }
-    arguments
+    let mut arguments: Vec<CString> = arguments
         .into_iter()
         .map(|argument| CString::new(argument).expect("made above without a NUL"))
-        .collect()
+        .collect();
+    arguments.push(pci.unwrap_or_else(|| c"--no-pci".to_owned()));
+    arguments
 }
 
 /// The CPUs this process may run on, as DPDK writes sets.
@@ -273,12 +284,22 @@ mod tests {
     #[test]
     fn without_huge_pages_no_file_is_made_either() {
         let text = |huge| {
-            let all = arguments(huge, 64, "0,1");
+            let all = arguments(huge, 64, "0,1", None);
             all.iter().map(|a| a.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
         assert!(text(true).contains("--in-memory") && !text(true).contains("--no-huge"));
         assert!(text(false).contains("--no-huge --no-shconf -m 64"));
         assert!(text(false).contains("--lcores 0@(0,1)"));
+    }
+
+    #[test]
+    fn one_nic_is_allowed_or_none_is_looked_at() {
+        let last = |pci| arguments(true, 64, "0", pci).pop().unwrap();
+        assert_eq!(last(None).as_c_str(), c"--no-pci");
+        assert_eq!(
+            last(Some(c"--allow=0000:3b:00.0".to_owned())).as_c_str(),
+            c"--allow=0000:3b:00.0"
+        );
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub enum EalError {
     /// The thread that starts the EAL could not be made, or died.
     #[error("the thread that starts DPDK failed")]
     Thread,
+    /// A PCI address with a NUL in it.
+    #[error("that is no PCI address")]
+    Pci,
     /// `rte_eal_init` refused; its log says why.
     #[error("DPDK did not start: {}", io::Error::from_raw_os_error(*.0))]
     Init(i32),
@@ -64,6 +67,21 @@ pub enum PortError {
     /// The device's driver did not announce a port under its name.
     #[error("the device has no port; is its driver's package (librte-net-…) installed?")]
     NotFound,
+    /// No driver took the NIC when the EAL started.
+    #[error(
+        "DPDK drives no such NIC: is it bound to vfio-pci (dpdk-config/bind.sh), and its driver's package (librte-net-…) installed?"
+    )]
+    NoNic,
+    /// The NIC carries no frames so large.
+    #[error(
+        "the device carries IP packets of at most {have} bytes, the link's are {want}: set link.mtu on both nodes to {have} or less"
+    )]
+    DeviceMtu {
+        /// What the device carries.
+        have: u16,
+        /// What was configured.
+        want: u16,
+    },
     /// No memory for a pool of buffers.
     #[error("no memory for packet buffers: {}", io::Error::from_raw_os_error(*.0))]
     Pool(i32),

@@ -110,21 +110,22 @@ impl<C: Clock> LinkPort<C> {
                 }
                 gate = Some(Gate::install(eal)?);
             }
-            LinkDevice::Vdev(_) => {}
+            LinkDevice::Vdev(_) | LinkDevice::Pci(_) => {}
         }
         let inside = gate.as_ref().map(Gate::enter_waiting);
         // Declared before the device, hence dropped after it where something below fails (PORT-3).
         let (receive, frames);
         let mut device = Device::probe(eal, &arguments)?;
-        let abilities = match config.spans {
-            SpanMode::Auto => device.abilities(),
-            SpanMode::Copy => Abilities::NONE,
+        let abilities = match (config.spans, &config.device) {
+            // The IOMMU lets a NIC see DPDK's own memory; the arena is not mapped for it.
+            (_, LinkDevice::Pci(_)) | (SpanMode::Copy, _) => Abilities::NONE,
+            (SpanMode::Auto, _) => device.abilities(),
         };
         let numa = device.numa_socket();
         let frame = config.frame_bytes_max();
         receive = Pool::new(RECEIVE_BUFFERS, config.slot_bytes(), numa)?;
         frames = Frames::new(eal, arena, abilities, frame, numa)?;
-        device.configure(&receive)?;
+        device.configure(&receive, config.mtu)?;
         let ends = Ends { local_mac: device.mac()?, local: config.local, peer: config.peer };
         match device.start() {
             Err(_) if restarts => {}

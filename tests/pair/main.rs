@@ -5,7 +5,6 @@
 mod atomic;
 mod authenticated;
 mod common;
-mod doctor;
 mod dumped;
 mod faulty;
 mod killed;

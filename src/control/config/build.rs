@@ -135,7 +135,7 @@ fn link(reader: &mut Reader<'_>) -> Option<Link> {
 
 fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
     let device = reader.text("device", |text| {
-        ["af_packet", "memif", "vdev"].into_iter().find(|word| *word == text)
+        ["af_packet", "memif", "vdev", "pci"].into_iter().find(|word| *word == text)
     });
     let interface = reader.text("interface", |text| {
         let length_is_one = (1..=15).contains(&text.len());
@@ -150,10 +150,15 @@ fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
         (text.starts_with(|c: char| c.is_ascii_alphabetic()) && is_plain(text))
             .then(|| text.to_owned())
     });
+    let address = reader.text("address", pci_address);
     let device = device?;
-    for (key, home) in
-        [("interface", "af_packet"), ("socket", "memif"), ("memif_role", "memif"), ("vdev", "vdev")]
-    {
+    for (key, home) in [
+        ("interface", "af_packet"),
+        ("socket", "memif"),
+        ("memif_role", "memif"),
+        ("vdev", "vdev"),
+        ("address", "pci"),
+    ] {
         match (device == home, reader.has(key)) {
             (true, false) => reader.miss(key, &format!("link.device is \"{home}\"")),
             (false, true) => {
@@ -165,8 +170,24 @@ fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
     match device {
         "af_packet" => interface.map(|interface| LinkDevice::AfPacket { interface }),
         "memif" => Some(LinkDevice::Memif { socket: socket?, role: memif_role? }),
-        _ => vdev.map(LinkDevice::Vdev),
+        "vdev" => vdev.map(LinkDevice::Vdev),
+        _ => address.map(LinkDevice::Pci),
     }
+}
+
+/// Domain, bus, device and function as Linux writes them in /sys/bus/pci/devices.
+fn pci_address(text: &str) -> Option<String> {
+    let (front, function) = text.split_once('.')?;
+    let fields: Vec<&str> = front.split(':').collect();
+    let hex = |text: &str, digits| {
+        text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let [domain, bus, device] = fields[..] else {
+        return None;
+    };
+    let whole = hex(domain, 4) && hex(bus, 2) && hex(device, 2) && function.len() == 1;
+    let device_fits = u8::from_str_radix(device, 16).is_ok_and(|device| device < 32);
+    (whole && device_fits && matches!(function.as_bytes(), [b'0'..=b'7'])).then(|| text.to_owned())
 }
 
 fn target(reader: &mut Reader<'_>, pair: Option<Uuid>) -> Option<Target> {

@@ -48,6 +48,7 @@ impl Config {
                 page.text("memif_role", role.word());
             }
             LinkDevice::Vdev(arguments) => page.text("vdev", arguments),
+            LinkDevice::Pci(address) => page.text("address", address),
         }
         page.text("local", &link.local.to_string());
         page.text("peer", &link.peer.to_string());

@@ -155,9 +155,9 @@ pub(super) const LINK: Section = Section {
     keys: &[
         key(
             "device",
-            "\"af_packet\", \"memif\" or \"vdev\"",
+            "\"af_packet\", \"memif\", \"vdev\" or \"pci\"",
             Refused,
-            "`af_packet`: a kernel interface. `memif`: shared memory between two processes of one machine. `vdev`: any DPDK virtual device.",
+            "`af_packet`: a kernel interface. `memif`: shared memory between two processes of one machine. `vdev`: any DPDK virtual device. `pci`: a NIC that was given to vfio-pci (`dpdk-config/bind.sh`), driven by DPDK itself.",
         ),
         key(
             "interface",
@@ -182,6 +182,12 @@ pub(super) const LINK: Section = Section {
             "a DPDK device string without blanks, such as \"net_tap0,iface=ibid0\"",
             Decides("required with `vdev`, refused otherwise"),
             "Given to DPDK as it stands.",
+        ),
+        key(
+            "address",
+            "a PCI address as in /sys/bus/pci/devices, such as \"0000:3b:00.0\"",
+            Decides("required with `pci`, refused otherwise"),
+            "The NIC. DPDK touches no other.",
         ),
         key(
             "local",

@@ -118,6 +118,8 @@ pub enum LinkDevice {
     },
     /// A virtual device as DPDK's `--vdev` takes it.
     Vdev(String),
+    /// A NIC bound to vfio-pci, by its PCI address with domain, in lower case: `0000:3b:00.0`.
+    Pci(String),
 }
 
 /// Section `[peer]`.
@@ -192,6 +194,7 @@ impl LinkDevice {
             Self::AfPacket { .. } => "af_packet",
             Self::Memif { .. } => "memif",
             Self::Vdev(_) => "vdev",
+            Self::Pci(_) => "pci",
         }
     }
 }

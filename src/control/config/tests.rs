@@ -308,6 +308,36 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "link.socket = \"/run/m\": goes only with link.device = \"memif\"",
         ),
         (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"3b:00.0\"",
+            "link.address = \"3b:00.0\": must be a PCI address",
+        ),
+        (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"0000:3b:00\"",
+            "link.address = \"0000:3b:00\": must be a PCI address",
+        ),
+        (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"0000:3b:20.0\"",
+            "link.address = \"0000:3b:20.0\": must be a PCI address",
+        ),
+        (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"0000:3B:00.0\"",
+            "link.address = \"0000:3B:00.0\": must be a PCI address",
+        ),
+        (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"0000:3b:00.8\"",
+            "link.address = \"0000:3b:00.8\": must be a PCI address",
+        ),
+        (
+            "\"af_packet\"\ninterface = \"ens2\"",
+            "\"pci\"\naddress = \"0000:3b:00.0,x\"",
+            "link.address = \"0000:3b:00.0,x\": must be a PCI address",
+        ),
+        (
             "/var/lib/ibid/v0.img",
             "/var/lib/ibid/a.log",
             "volume[0].device = \"/var/lib/ibid/a.log\": is log.device already",
@@ -577,7 +607,9 @@ fn what_is_written_reads_back_the_same() {
     vdev.link.device = LinkDevice::Vdev("net_tap0,iface=ibid0".into());
     vdev.target = None;
     vdev.node.role = Role::Destination;
-    for config in [plain, every, vdev] {
+    let mut pci = vdev.clone();
+    pci.link.device = LinkDevice::Pci("0000:3b:1f.7".into());
+    for config in [plain, every, vdev, pci] {
         assert_eq!(parse(&config.to_toml()), Ok(config.clone()), "{}", config.to_toml());
     }
 }
@@ -589,7 +621,7 @@ fn a_written_file_has_every_key_of_the_table() {
     let config = parse(&text).unwrap().to_toml();
     let root: Table = toml::from_str(&config).unwrap();
     // Absent for a reason: no core to pin to, no MAC to name, and keys of other link devices.
-    let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev"];
+    let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev", "address"];
     for section in keys::SECTIONS {
         let table = match &root[section.name] {
             Value::Array(items) => items[0].as_table().unwrap(),
