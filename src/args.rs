@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Show what lies on the log device of a node that does not run, and what its start would make of it
     Dump(Dump),
+    /// Check what this machine gives a node: what is wrong, why it matters, and the command that mends it
+    Doctor(Doctor),
     /// Load an NVMe/TCP target and measure what its clients see
     Bench(Bench),
     /// Run a source and a destination on this machine and show what they do
@@ -119,6 +121,23 @@ pub(crate) struct Dump {
     /// The log device, or a copy of it
     #[arg(long, value_name = "PATH")]
     pub(crate) log: PathBuf,
+}
+
+/// `ibid doctor`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "Exit status 0: nothing failed, though there may be warnings; 1: something failed. docs/doctor.md explains each check."
+)]
+pub(crate) struct Doctor {
+    /// The TOML file of the node that is to run, or runs, here; without it the machine alone is checked
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Time writes and flushes on a file beside the log, which is removed afterwards
+    #[arg(long, requires = "config")]
+    pub(crate) probe: bool,
 }
 
 /// How a running node is named: by its socket, or by the file that names the socket.

@@ -4,12 +4,14 @@ mod args;
 mod auth;
 mod bench;
 mod demo;
+mod doctor;
 mod dump;
 mod faults;
 mod load;
 mod node;
 mod recovery;
 mod report;
+mod sizing;
 mod verify;
 
 use anyhow::Context as _;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Cp(cp) => take_cp(&cp),
         Command::Verify(verify) => verify::run(&verify),
         Command::Dump(dump) => dump::run(&dump),
+        Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Bench(bench) => bench::run(&bench),
         Command::Demo(demo) => demo::run(&demo),
     };

@@ -6,6 +6,7 @@ use crate::auth;
 use crate::faults;
 use crate::recovery::{self, Found};
 use crate::report;
+use crate::sizing::{self, EAL_MEMORY_MIB};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use crossbeam::channel::{RecvTimeoutError, bounded};
 use crossbeam::queue::ArrayQueue;
@@ -24,9 +25,9 @@ use ibid_engine::frontend::{
     AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
 };
 use ibid_runtime::{
-    COMMANDS_MAX, COMPARE_ASKED_BLOCKS, Command, CommandKind, Destination, Layout, LayoutConfig,
-    NodeConfig, PeerLoss, PeerState, Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop,
-    SyncState, VerifyProgress, VolumeConfig,
+    COMMANDS_MAX, Command, CommandKind, Destination, Layout, NodeConfig, PeerLoss, PeerState,
+    Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
+    VolumeConfig,
 };
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -38,25 +39,10 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
-/// MiB that DPDK takes for packet buffers and its own structures.
-const EAL_MEMORY_MIB: usize = 64;
 /// Operations a node may have on its disks.
 const DISK_DEPTH: usize = 1024;
-/// Blocks of a CP on their way to a volume, at a destination: 4 MiB.
-const STAGING_BLOCKS: u32 = 1024;
-/// Memory beside the log for late data of large writes, at a source: 16 MiB, half of which may be under way.
-const ASIDE_BLOCKS: u32 = 4096;
-/// Blocks that one CP brings to a peer that is being caught up: 4 MiB. The destination's tables are as large, so both nodes need the same number.
-const CATCH_UP_BLOCKS: u32 = 1024;
-/// Memory for what one node asks of the other outside the log's order, and compares with it: 2 MiB.
-const ANSWER_BLOCKS: u32 = 512;
-/// Memory for data of clients that is compared with what a volume holds, at a source: 4 MiB for what is asked for, which is two of the longest
-/// compares with what they are compared with, and 2 MiB for what comes in capsules.
-const COMPARE_BLOCKS: u32 = COMPARE_ASKED_BLOCKS + 512;
-/// The least memory for reads: eight of the longest.
-const READ_BLOCKS_MIN: u32 = 8 * 257;
 /// Connections of clients, and controllers.
-const CONNECTIONS_MAX: u16 = 128;
+pub(crate) const CONNECTIONS_MAX: u16 = 128;
 const CONTROLLERS_MAX: u16 = 16;
 /// Controller identifiers of the two nodes, which hosts see under one name: each has its half.
 const CONTROLLER_IDS: [(u16, u16); 2] = [(1, 0x7FEF), (0x7FF0, 0xFFEF)];
@@ -343,8 +329,7 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
         Some(log) => log,
         None => open("log.device", &config.log.device, log_options(log_bytes))?,
     };
-    let segment_blocks =
-        u32::try_from(config.log.segment_size / BLOCK_BYTES).context("log.segment_size")?;
+    let segment_blocks = sizing::segment_blocks(config)?;
     let log_name = || format!("log.device {}", config.log.device.display());
     let allocated = if recovery::is_blank(&log) {
         recovery::allocated(config, &files, &volume_bytes)?
@@ -366,20 +351,7 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
     };
     files.insert(0, log);
 
-    let read_blocks = (config.node.read_memory / BLOCK_BYTES).max(u64::from(READ_BLOCKS_MIN));
-    let layout = Layout::new(LayoutConfig {
-        segments: node.segments,
-        segment_blocks,
-        read_blocks: if role == Role::Source {
-            u32::try_from(read_blocks).context("node.read_memory")?
-        } else {
-            0
-        },
-        staging_blocks: if role == Role::Destination { STAGING_BLOCKS } else { ASIDE_BLOCKS },
-        catch_up_blocks: CATCH_UP_BLOCKS,
-        answer_blocks: ANSWER_BLOCKS,
-        compare_blocks: if role == Role::Source { COMPARE_BLOCKS } else { 0 },
-    });
+    let layout = sizing::layout(config)?;
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
     let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
     warnings.extend(warning.map(|warning| warning.to_string()));

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 
 const HOST: &str = "nqn.2014-08.com.example:authenticates";
 const FREE: &str = "nqn.2014-08.com.example:need-not";
-const SECRET: &str = "DHHC-1:01:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh+KfiaR:";
-const CONTROLLER_SECRET: &str = "DHHC-1:03:Pz49PDs6OTg3NjU0MzIxMC8uLSwrKikoJyYlJCMiISAfHh0cGxoZGBcWFRQTEhEQDw4NDAsKCQgHBgUEAwIBALUzYbU=:";
+pub(crate) const SECRET: &str = "DHHC-1:01:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh+KfiaR:";
+pub(crate) const CONTROLLER_SECRET: &str = "DHHC-1:03:Pz49PDs6OTg3NjU0MzIxMC8uLSwrKikoJyYlJCMiISAfHh0cGxoZGBcWFRQTEhEQDw4NDAsKCQgHBgUEAwIBALUzYbU=:";
 const OTHER: &str = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:";
 /// Half-authentications at a time: all the controllers there are but one.
 const HALVES: usize = 15;
 
-fn key(folder: &Path, name: &str, secret: &str) -> PathBuf {
+/// Puts a secret into a file that only its owner may read.
+pub(crate) fn key(folder: &Path, name: &str, secret: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, format!("{secret}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();

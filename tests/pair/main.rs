@@ -5,6 +5,7 @@
 mod atomic;
 mod authenticated;
 mod common;
+mod doctor;
 mod dumped;
 mod faulty;
 mod killed;

@@ -109,9 +109,13 @@ impl Frontend {
     /// The place of a host in their table: its own, or a free one. There are as many as controllers, so one is always free for a new
     /// controller's host.
     pub(super) fn host_place(&self, nqn: &[u8; 256]) -> usize {
-        let own = self.hosts.iter().position(|host| host.controllers > 0 && host.nqn == *nqn);
         let free = || self.hosts.iter().position(|host| host.controllers == 0);
-        own.or_else(free).expect("every controller has a host, and one controller more is wanted")
+        let place = self.known_host(nqn).or_else(free);
+        place.expect("every controller has a host, and one controller more is wanted")
+    }
+
+    fn known_host(&self, nqn: &[u8; 256]) -> Option<usize> {
+        self.hosts.iter().position(|host| host.controllers > 0 && host.nqn == *nqn)
     }
 
     /// Whether a host may have one more connection.
@@ -120,25 +124,47 @@ impl Frontend {
         host.controllers == 0 || host.connections < self.config.limits.connections_per_host
     }
 
-    /// The controller of the host that has been authenticating for longest, where there is no free one: whoever only begins to
-    /// authenticate keeps nobody out.
-    pub(super) fn take_slowest_controller(&mut self) -> Option<(usize, u16)> {
-        let c = self.slowest_auth(|connection| connection.qid == 0)?;
-        self.evict(c);
-        self.take_controller()
+    /// Makes room for one more controller of a host, where there is none, by ending who gives way: for discovery its oldest (ADM-3), and who
+    /// has been authenticating for longest, of the host itself where it has its share, of all where there is no free controller.
+    /// False where that is not enough, and then nobody has gone.
+    pub(super) fn make_room(&mut self, kind: ControllerKind, nqn: &[u8; 256]) -> bool {
+        let discovery =
+            if kind == ControllerKind::Discovery { self.last_of_discovery() } else { None };
+        let host = self.known_host(nqn);
+        let of_host = |c: usize| Some(usize::from(self.connections[c].host)) == host;
+        let has_its_share = host.is_some_and(|host| !self.has_room(host));
+        let mut own = None;
+        if has_its_share && !discovery.is_some_and(of_host) {
+            own = self.slowest_auth(|connection| Some(usize::from(connection.host)) == host);
+            if own.is_none() {
+                return false;
+            }
+        }
+        let is_free = discovery.is_some()
+            || own.is_some_and(|c| self.connections[c].qid == 0)
+            || self.controllers.iter().any(|controller| controller.id == 0);
+        let mut any = None;
+        if !is_free {
+            any = self.slowest_auth(|connection| connection.qid == 0);
+            if any.is_none() {
+                return false;
+            }
+        }
+        for c in [discovery, own, any].into_iter().flatten() {
+            self.evict(c);
+        }
+        true
     }
 
     /// Discovery asks nobody who he is, so it has a share of the controllers only: of those that have it, the oldest goes for one more (ADM-3).
-    pub(super) fn make_room_for_discovery(&mut self) {
+    fn last_of_discovery(&self) -> Option<usize> {
         let share = (self.controllers.len() / DISCOVERY_PARTS).max(1);
         let is_discovery = |controller: &&Controller| {
             controller.id != 0 && controller.kind == ControllerKind::Discovery
         };
-        if self.controllers.iter().filter(is_discovery).count() >= share {
-            let oldest = self.controllers.iter().filter(is_discovery).min_by_key(|one| one.since);
-            let admin = oldest.expect("a share is one at least").admin;
-            self.evict(admin.into());
-        }
+        let all = self.controllers.iter().filter(is_discovery);
+        let oldest = all.clone().min_by_key(|one| one.since)?;
+        (all.count() >= share).then_some(oldest.admin.into())
     }
 
     /// Makes room for one more connection of a host that has its share: the one that has been authenticating for longest goes. Whether

@@ -173,17 +173,11 @@ impl Frontend {
             (0, ControllerKind::Discovery) => DISCOVERY_KATO_MS,
             (ms, _) => ms.min(KATO_MS_MAX),
         };
-        if kind == ControllerKind::Discovery {
-            self.make_room_for_discovery();
-        }
-        let (k, id) = self
-            .take_controller()
-            .or_else(|| self.take_slowest_controller())
-            .ok_or((Status::CONNECT_BUSY, 0))?;
-        let host = self.host_place(&data.hostnqn);
-        if !self.has_room(host) && !self.evict_auth_of(host) {
+        if !self.make_room(kind, &data.hostnqn) {
             return Err((Status::CONNECT_BUSY, 0));
         }
+        let (k, id) = self.take_controller().ok_or((Status::CONNECT_BUSY, 0))?;
+        let host = self.host_place(&data.hostnqn);
         self.hosts[host].nqn = data.hostnqn;
         self.hosts[host].controllers += 1;
         self.controllers[k] = Controller {

@@ -1,8 +1,10 @@
 //! C14 to C36: commands that must fail, with the status they must fail with, on a connection that goes on.
 
 use super::field::Field;
-use super::raw::{Raw, read, set_cc, write};
+use super::raw::{self, Raw, read, set_cc, write};
 use super::table::{Row, Shown, sent};
+use crate::common::until;
+use crate::node::DESTINATION;
 use ibid_wire::nvme_tcp::{
     Cc, Deallocate, DsmRange, FatalError, GetFeatures, GetLogPage, Identify, Io, PduKind,
     PropertyGet, PropertySet, SetFeatures, Sgl, Sqe, Status, cns, fctype, feature, log_page,
@@ -249,11 +251,12 @@ pub(crate) const ROWS: &[Row] = &[
         let identify = Identify::of(cns::CONTROLLER, 0).emit(1);
         assert_eq!(admin.status(&identify, &[]), Status::SEQUENCE_ERROR, "C34 disabled");
     }),
+    sent("C35", "I/O on a standby node", standby),
     Row {
         id: "C35",
-        what: "I/O on a standby, fenced or changing node",
+        // When the node's state changes is not the host's to choose.
+        what: "data that was still coming when its node became no path",
         shown: Shown::Elsewhere(&[
-            "src/engine/frontend/tests/access.rs::nothing_reaches_the_shard_past_a_namespace_that_is_not_accessible",
             "src/engine/frontend/tests/access.rs::a_command_whose_data_was_still_coming_is_judged_again",
         ]),
     },
@@ -269,6 +272,38 @@ pub(crate) const ROWS: &[Row] = &[
         io.goes_on();
     }),
 ];
+
+/// The destination's target names the namespace inaccessible: a status that sends a host to its other path, whatever the command, before
+/// anything is taken of its data. (Persistent loss and a change under way, 3/01h and 3/03h, are no states of a node of ours.)
+fn standby(field: &Field) {
+    let away = Status::ANA_INACCESSIBLE;
+    assert!(!away.is_final(), "C35: it may be sent again");
+    let there = field.pair.status(DESTINATION).target.unwrap().listen;
+    let (mut admin, cntlid) = raw::admin(there, &field.nqn, false);
+    let mut io = Raw::ready(there, false);
+    let data = raw::emit(&raw::connect_fields(&field.nqn, cntlid));
+    assert_eq!(io.status(&raw::connect(1).emit(1), &data), Status::SUCCESS);
+    let lba = field.lba();
+    let of = |code| Io { slba: lba, blocks: 1, fua: false }.emit(code, 5, 1);
+    let compare = change(of(opcode::COMPARE), |sqe| sqe.sgl = Sgl::in_capsule(4096));
+    for _ in 0..20 {
+        assert_eq!(io.status(&write(1, lba, 1, true), &[0x35; 4096]), away, "C35 in the capsule");
+        assert_eq!(io.status(&write(2, lba, 256, false), &[]), away, "C35 no R2T");
+        assert_eq!(io.status(&read(3, lba, 1), &[]), away, "C35");
+        assert_eq!(io.status(&Sqe::new(opcode::FLUSH, 4, 1), &[]), away, "C35");
+        assert_eq!(io.status(&compare, &[0; 4096]), away, "C35 Compare");
+        for sqe in [of(opcode::VERIFY), of(opcode::WRITE_ZEROES)] {
+            assert_eq!(io.status(&sqe, &[]), away, "C35 {sqe:?}");
+        }
+    }
+    assert_eq!(admin.status(&Sqe::new(opcode::KEEP_ALIVE, 9, 0), &[]), Status::SUCCESS);
+    drop((io, admin));
+    until("C35: the standby node's connections are gone", || {
+        (field.pair.status(DESTINATION).target.unwrap().connections == 0).then_some(())
+    });
+    let (mut io, _admin) = field.io(false);
+    assert!(io.read(1, lba, 1) != [0x35; 4096], "C35: it was written all the same");
+}
 
 /// An I/O queue on which commands are refused one by one.
 struct Queue {

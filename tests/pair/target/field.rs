@@ -2,11 +2,12 @@
 
 use super::live::{self, Live};
 use super::raw::{self, HOST, Raw};
+use crate::authenticated::{CONTROLLER_SECRET, SECRET, key};
 use crate::common::{folder, until};
 use crate::link::Link;
 use crate::node::{DESTINATION, Pair, SOURCE, VOLUME_BYTES, stop};
 use crate::process::Process;
-use ibid_control::config::Hosts;
+use ibid_control::config::{Auth, AuthGroup, AuthHash, AuthHost, Hosts};
 use ibid_control::rpc::Client;
 use ibid_units::Nanos;
 use ibid_wire::nvme_tcp::{Cc, ConnectData, Status};
@@ -51,8 +52,17 @@ impl Field {
         let config = &mut pair.configs[SOURCE];
         config.peer.stall_timeout = STALL;
         let target = config.target.as_mut().unwrap();
-        let hosts = [HOST, live::LIVE, raw::WITHHOLDING, raw::DEAF];
+        let hosts = [HOST, live::LIVE, raw::WITHHOLDING, raw::DEAF, raw::GUARDED];
         target.hosts = Hosts::Only(hosts.map(str::to_owned).to_vec());
+        config.auth = Auth {
+            hashes: vec![AuthHash::Sha384, AuthHash::Sha512],
+            groups: vec![AuthGroup::Ffdhe2048],
+            hosts: vec![AuthHost {
+                nqn: raw::GUARDED.to_owned(),
+                secret: key(folder.path(), "host.key", SECRET),
+                controller_secret: Some(key(folder.path(), "node.key", CONTROLLER_SECRET)),
+            }],
+        };
         let nodes = pair.start_both();
         let (addr, nqn) = pair.target();
         touch(&pair);

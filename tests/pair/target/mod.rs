@@ -2,6 +2,7 @@
 //! its own, while a well-behaved host goes on writing and reading. After each row nothing may be left of it: no connection, no memory.
 //! And storms of connections, with the latency of the well-behaved host before and during them.
 
+mod auth;
 mod commands;
 mod connects;
 mod field;

@@ -1,7 +1,7 @@
 //! P1 to P30: PDUs that break the protocol.
 
 use super::field::Field;
-use super::raw::{Raw, icreq, write};
+use super::raw::{Raw, connect, connect_fields, emit, icreq, write};
 use super::table::{Row, sent};
 use ibid_wire::nvme_tcp::{
     CAPSULE_BYTES, CommonHeader, FatalError, PduKind, R2t, SHORT_BYTES, Sqe, Status, TermReq,
@@ -136,6 +136,7 @@ pub(crate) const ROWS: &[Row] = &[
         assert_eq!(io.pdu().unwrap().cqe().status, Status::SUCCESS, "P24: the count is enough");
     }),
     sent("P25", "data twice, overlapping, and of two commands in turn", data_twice),
+    sent("P25", "data of many commands in turn, whatever MAXR2T is", many_in_turn),
     sent("P26", "H2CTermReq", |field| {
         for plen in [24, 152] {
             host_gives_up(field, plen, 1);
@@ -308,6 +309,65 @@ fn data_twice(field: &Field) {
     let again = io.h2c(first, 0, &[1; 8192], false);
     io.send(&again);
     io.assert_fatal("P25 behind the end", &[FatalError::Sequence]);
+}
+
+/// As many commands as there are have their R2Ts at once: one each, for all of its data, also where the host would take several for a command
+/// (MAXR2T). Their data comes a piece of each in turn, and other commands are answered in between.
+fn many_in_turn(field: &Field) {
+    const COMMANDS: u16 = 24;
+    const PIECE: usize = 1536;
+    let blocks = |cid: u16| 1 + u32::from(cid) % 9;
+    let byte = |cid: u16, at: usize| (usize::from(cid) * 37 + at / 512) as u8;
+    let bytes =
+        |cid| -> Vec<u8> { (0..blocks(cid) as usize * 4096).map(|at| byte(cid, at)).collect() };
+    for (digests, maxr2t) in [(false, 0), (true, 0), (false, 7), (true, u32::MAX)] {
+        let (_admin, cntlid) = field.admin(digests);
+        let mut io = Raw::offering(field.addr, digests, maxr2t);
+        let data = emit(&connect_fields(&field.nqn, cntlid));
+        assert_eq!(io.status(&connect(1).emit(1), &data), Status::SUCCESS);
+        let first = field.lba();
+        let lba = |cid: u16| first + (0..cid).map(|cid| u64::from(blocks(cid))).sum::<u64>();
+        for cid in 0..COMMANDS {
+            io.submit(&write(cid, lba(cid), blocks(cid), false), &[]);
+        }
+        let mut asked: Vec<R2t> = (0..COMMANDS).map(|_| io.pdu().unwrap().r2t()).collect();
+        for r2t in &asked {
+            assert_eq!((r2t.r2to, r2t.r2tl), (0, blocks(r2t.cccid) * 4096), "P25: one R2T for all");
+        }
+        for of in [|r2t: &R2t| r2t.cccid, |r2t: &R2t| r2t.ttag] {
+            asked.sort_by_key(of);
+            asked.dedup_by_key(|r2t| of(r2t));
+            assert_eq!(asked.len(), usize::from(COMMANDS), "P25: one R2T for each command");
+        }
+        let mut offset = 0;
+        while asked.iter().any(|r2t| offset < r2t.r2tl as usize) {
+            for r2t in asked.iter().rev() {
+                let data = bytes(r2t.cccid);
+                let Some(rest) = data.get(offset..).filter(|rest| !rest.is_empty()) else {
+                    continue;
+                };
+                let piece = &rest[..rest.len().min(PIECE)];
+                let pdu = io.h2c(*r2t, offset as u32, piece, piece.len() == rest.len());
+                io.send(&pdu);
+            }
+            if offset == 0 {
+                // None of them is complete.
+                assert_eq!(io.read(100, first, 1).len(), 4096, "P25: a read in between");
+            }
+            offset += PIECE;
+        }
+        let mut ended: Vec<u16> = Vec::new();
+        for _ in 0..COMMANDS {
+            let cqe = io.pdu().unwrap().cqe();
+            assert_eq!(cqe.status, Status::SUCCESS, "P25 {}", cqe.cid);
+            ended.push(cqe.cid);
+        }
+        ended.sort_unstable();
+        assert!(ended.iter().copied().eq(0..COMMANDS), "P25: {ended:?}");
+        for cid in 0..COMMANDS {
+            assert!(io.read(101, lba(cid), blocks(cid)) == bytes(cid), "P25: data of {cid}");
+        }
+    }
 }
 
 fn host_gives_up(field: &Field, plen: u32, fes: u16) {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The hostile host's name; the list of hosts that may connect has it.
 pub(crate) const HOST: &str = "nqn.2014-08.org.example:hostile";
+/// One that must authenticate.
+pub(crate) const GUARDED: &str = "nqn.2014-08.org.example:guarded";
 /// Hosts that keep what others need: each by itself, so that its share is its own.
 pub(crate) const WITHHOLDING: &str = "nqn.2014-08.org.example:withholding";
 pub(crate) const DEAF: &str = "nqn.2014-08.org.example:deaf";
@@ -63,8 +65,15 @@ impl Raw {
 
     /// Behind ICReq and ICResp.
     pub(crate) fn ready(addr: SocketAddr, digests: bool) -> Raw {
+        Raw::offering(addr, digests, 0)
+    }
+
+    /// The same of a host that takes so many R2Ts for one command, and one.
+    pub(crate) fn offering(addr: SocketAddr, digests: bool, maxr2t: u32) -> Raw {
         let mut raw = Raw::bare(addr);
-        raw.send(&icreq(0, 0, if digests { 3 } else { 0 }));
+        let mut request = icreq(0, 0, if digests { 3 } else { 0 });
+        request[12..16].copy_from_slice(&maxr2t.to_le_bytes());
+        raw.send(&request);
         let answer = raw.pdu().expect("an ICResp comes");
         assert_eq!(answer.kind(), PduKind::IcResp);
         assert_eq!(IcResp::parse(&answer.bytes).unwrap().dgst, if digests { 3 } else { 0 });

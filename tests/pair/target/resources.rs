@@ -6,8 +6,9 @@ use super::raw::{
 };
 use super::table::{Row, Shown, sent, waits};
 use crate::common::{WAIT, until};
-use crate::node::{DESTINATION, SOURCE, wait_for_state};
+use crate::node::{DESTINATION, SOURCE, VOLUME_BYTES, wait_for_state};
 use crate::process::signal;
+use ibid_control::rpc::Client;
 use ibid_control::status::PairState;
 use ibid_wire::nvme_tcp::{Cc, Connect, ConnectData, FatalError, PduKind, Sqe, Status, opcode};
 use std::io::Read as _;
@@ -72,9 +73,11 @@ pub(crate) const ROWS: &[Row] = &[
             "tests/pair/target/table.rs::every_row_gets_its_reaction_and_leaves_nothing",
         ]),
     },
+    sent("R10", "a block of the volume cannot be read", unreadable),
     Row {
         id: "R10",
-        what: "a block of the volume is rotten or cannot be read",
+        // No device here can be told to; a file that ends early is the same to a node.
+        what: "a block that a device reports as bad",
         shown: Shown::Elsewhere(&[
             "src/runtime/tests/pair/verify.rs::a_read_that_fails_here_is_answered_by_the_peer_and_the_block_is_written_again",
             "src/runtime/tests/pair/verify.rs::a_read_that_nobody_can_answer_fails",
@@ -204,6 +207,41 @@ fn no_keep_alive(field: &Field) {
     assert!(io.read(3, lba, 16) == before, "R6: a command of a dead controller took effect");
     assert_eq!(io.status(&write(4, lba, 4, true), &[7; 16384]), Status::SUCCESS, "R6");
     assert!(io.read(5, lba, 4) == [7; 16384], "R6");
+}
+
+/// The last block of a volume's file is cut off under its node: it can't be read there any more. The peer's copy is shown and the block written
+/// again; where both are gone its readers are told so, and nobody else, until it is written.
+fn unreadable(field: &Field) {
+    let lba = field.blocks() - 1;
+    let (mut io, _admin) = field.io(false);
+    let length = VOLUME_BYTES;
+    let put = |io: &mut Raw, byte| {
+        assert_eq!(io.status(&write(1, lba, 1, true), &[byte; 4096]), Status::SUCCESS, "R10");
+        // From the log into the volumes.
+        Client::connect(field.pair.control(SOURCE), WAIT).unwrap().cp().unwrap();
+    };
+    let cut = |node| {
+        let file = std::fs::OpenOptions::new().write(true).open(field.pair.volume(node)).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), length);
+        file.set_len(length - 4096).unwrap();
+    };
+    let is_whole = |node| std::fs::metadata(field.pair.volume(node)).unwrap().len() == length;
+    put(&mut io, 0xa0);
+    cut(SOURCE);
+    assert!(io.read(2, lba, 1) == [0xa0; 4096], "R10: the peer has it");
+    until("R10: the block is written again", || is_whole(SOURCE).then_some(()));
+    put(&mut io, 0xa1);
+    cut(SOURCE);
+    cut(DESTINATION);
+    for cid in 3..6 {
+        let status = io.status(&read(cid, lba, 1), &[]);
+        assert_eq!(status, Status::UNRECOVERED_READ_ERROR, "R10: both have lost it");
+    }
+    io.read(6, lba - 1, 1);
+    field.live.goes_on("R10", 8);
+    put(&mut io, 0xa2);
+    assert!(io.read(7, lba, 1) == [0xa2; 4096], "R10: it was written");
+    assert!(is_whole(SOURCE) && is_whole(DESTINATION), "R10");
 }
 
 fn resets(field: &Field) {

@@ -1,7 +1,7 @@
 //! The list of bad input as a table: every row of it has an entry, each entry is sent, and after each nothing is left.
 
 use super::field::Field;
-use super::{commands, connects, pdus, resources};
+use super::{auth, commands, connects, pdus, resources};
 use crate::common::alone;
 use std::collections::BTreeSet;
 
@@ -37,54 +37,8 @@ const PDUS: u32 = 30;
 const COMMANDS: u32 = 41;
 const RESOURCES: u32 = 12;
 
-/// Shown at the level of the engine, where authentication can be driven message by message.
-const AUTHENTICATION: &[Row] = &[
-    elsewhere(
-        "C37",
-        "commands before authentication is done",
-        &[
-            "src/engine/frontend/tests/auth.rs::before_it_is_authenticated_a_connection_does_nothing_else",
-        ],
-    ),
-    elsewhere(
-        "C38",
-        "messages with wrong lengths",
-        &[
-            "src/engine/frontend/tests/bad_auth.rs::a_negotiate_with_wrong_lengths_is_an_incorrect_payload",
-            "src/engine/frontend/tests/bad_auth.rs::a_reply_with_wrong_lengths_is_an_incorrect_payload",
-            "src/engine/frontend/tests/bad_auth.rs::arbitrary_messages_open_nothing",
-        ],
-    ),
-    elsewhere(
-        "C39",
-        "too little room for a message",
-        &["src/engine/frontend/tests/bad_auth.rs::room_that_is_too_small_gets_nothing"],
-    ),
-    elsewhere(
-        "C40",
-        "out of order, of another transaction, replayed, reflected",
-        &[
-            "src/engine/frontend/tests/bad_auth.rs::messages_out_of_order_end_it",
-            "src/engine/frontend/tests/bad_auth.rs::another_transaction_is_not_this_one",
-            "src/engine/frontend/tests/bad_auth.rs::a_response_is_good_for_one_challenge",
-            "src/engine/frontend/tests/bad_auth.rs::our_own_challenge_is_not_answered",
-        ],
-    ),
-    elsewhere(
-        "C41",
-        "an offer below what is allowed",
-        &["src/engine/frontend/tests/bad_auth.rs::an_offer_below_what_is_allowed_is_refused"],
-    ),
-];
-
-const fn elsewhere(id: &'static str, what: &'static str, tests: &'static [&'static str]) -> Row {
-    Row { id, what, shown: Shown::Elsewhere(tests) }
-}
-
 fn rows() -> impl Iterator<Item = &'static Row> {
-    [pdus::ROWS, connects::ROWS, commands::ROWS, AUTHENTICATION, resources::ROWS]
-        .into_iter()
-        .flatten()
+    [pdus::ROWS, connects::ROWS, commands::ROWS, auth::ROWS, resources::ROWS].into_iter().flatten()
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Authentications that must fail, and how. Rows of the table of bad input: C38 to C41, R1.
 
-use super::auth::{CONTROLLER_SECRET, ROOM, SECRET, auth_config, chance, emit_message, negotiate};
+use super::auth::{
+    CONTROLLER_SECRET, FREE_HOST, ROOM, SECRET, auth_config, chance, emit_message, negotiate,
+};
 use super::*;
 use crate::frontend::auth_commands::{AUTH_LIMIT, FAILURE_DELAY};
 use ibid_wire::nvme_tcp::{
-    AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, DhGroup, SetFeatures, feature,
+    AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, CONNECT_AUTH_REQUIRED, DhGroup,
+    SetFeatures, feature,
 };
 
 const OTHER_SECRET: &str = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:";
@@ -589,6 +592,39 @@ fn half_authentications_take_no_place_and_no_share() {
     let conn = world.initialised(0);
     let status = world.status(conn, &connect(0).emit(1), &connect_data(ConnectData::CNTLID_ANY));
     assert_eq!(status, Status::CONNECT_BUSY, "two are authenticated");
+}
+
+/// A host that has its share gets nothing, and nobody goes for it: whoever is still authenticating, as another host, stays.
+#[test]
+fn nobody_gives_way_to_a_host_that_has_its_share() {
+    let name = "nqn.2014-08.org.example:other-host";
+    let mut base = auth_config(&AuthHash::ALL, &[DhGroup::Null]);
+    base.limits = Limits { connections_per_host: 2, controllers_max: 3, ..base.limits };
+    base.hosts.as_mut().unwrap().push(name.to_string());
+    let other = HostAuth { nqn: name.to_string(), ..base.auth.hosts[0].clone() };
+    base.auth.hosts.push(other);
+    let mut world = World::new(base);
+    for _ in 0..2 {
+        let (conn, _) = world.asked(0, ConnectData::CNTLID_ANY);
+        world.authenticate(conn, false);
+    }
+    let half = world.initialised(0);
+    let fields = |name: &str| ConnectData {
+        hostnqn: put_nqn(name).unwrap(),
+        ..connect_fields(ConnectData::CNTLID_ANY)
+    };
+    let cqe = world.run(half, &connect(0).emit(1), &emit(&fields(name)));
+    assert_eq!(cqe.result & !0xffff, CONNECT_AUTH_REQUIRED);
+    // Every controller is in use, by that one too, which may go. It goes for those that get something.
+    let conn = world.initialised(0);
+    for _ in 0..3 {
+        let status = world.status(conn, &connect(0).emit(1), &emit(&fields(HOST)));
+        assert_eq!(status, Status::CONNECT_BUSY);
+        assert!(!world.is_closing(half), "it was ended in vain");
+    }
+    let status = world.status(conn, &connect(0).emit(1), &emit(&fields(FREE_HOST)));
+    assert_eq!(status, Status::SUCCESS);
+    assert!(world.is_closing(half));
 }
 
 /// An I/O queue that is only half a host's is not in the way of one that is.

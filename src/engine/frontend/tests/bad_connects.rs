@@ -104,6 +104,31 @@ fn discovery_keeps_no_controller_from_hosts() {
     assert!(world.is_closing(second) && !world.is_closing(admin));
 }
 
+/// … nor does discovery's own, for a host that may have no more.
+#[test]
+fn nobody_gives_way_in_discovery_to_a_host_that_has_its_share() {
+    let mut base = config(4096);
+    base.limits = Limits { connections_per_host: 2, controllers_max: 4, ..base.limits };
+    let mut world = World::new(base);
+    let discovery = |name: &str| ConnectData {
+        subnqn: put_nqn(DISCOVERY_NQN).unwrap(),
+        hostnqn: put_nqn(name).unwrap(),
+        ..connect_fields(0xffff)
+    };
+    world.io(0);
+    let other = world.initialised(0);
+    let name = "nqn.2014-08.org.example:other-host";
+    let status = world.status(other, &connect(0).emit(1), &emit(&discovery(name)));
+    assert_eq!(status, Status::SUCCESS);
+    let conn = world.initialised(0);
+    let status = world.status(conn, &connect(0).emit(1), &emit(&discovery(HOST)));
+    assert_eq!(status, Status::CONNECT_BUSY);
+    assert!(!world.is_closing(other), "it was ended in vain");
+    let status = world.status(conn, &connect(0).emit(1), &emit(&discovery(name)));
+    assert_eq!(status, Status::SUCCESS);
+    assert!(world.is_closing(other));
+}
+
 #[test]
 fn io_queues_belong_to_their_host() {
     let mut world = World::new(config(4096));
