@@ -75,7 +75,7 @@ impl Network {
         let no_iommu = root.text("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
         let own = config.and_then(|config| match &config.link.device {
             LinkDevice::AfPacket { interface } => Some(interface),
-            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) => None,
+            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) | LinkDevice::Pci(_) => None,
         });
         Self {
             iommus: count("/sys/class/iommu"),
@@ -111,23 +111,28 @@ impl Network {
         if self.groups > 0 {
             return IOMMU.ok(format!("{} units, {} groups", self.iommus, self.groups));
         }
-        if config.is_some() {
-            return IOMMU.ok("none; this link's device needs none");
+        let mend = [
+            "# on in the firmware (VT-d, AMD-Vi); a virtual machine needs one from its host (QEMU: -device intel-iommu)",
+            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on iommu=pt /' /etc/default/grub",
+            "update-grub && reboot",
+        ];
+        match config {
+            Some(config) if matches!(config.link.device, LinkDevice::Pci(_)) => {
+                IOMMU.fail("none: link.address can't be given to vfio-pci", mend)
+            }
+            Some(_) => IOMMU.ok("none; this link's device needs none"),
+            None => IOMMU.warn("none: no card can be given to vfio-pci", mend),
         }
-        IOMMU.warn(
-            "none: no card can be given to vfio-pci",
-            [
-                "# on in the firmware (VT-d, AMD-Vi); a virtual machine needs one from its host (QEMU: -device intel-iommu)",
-                "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on iommu=pt /' /etc/default/grub",
-                "update-grub && reboot",
-            ],
-        )
     }
 
     fn driver(&self, config: Option<&Config>) -> Check {
         let Some(config) = config else { return self.cards() };
-        let LinkDevice::AfPacket { interface } = &config.link.device else {
-            return DRIVER.ok(format!("link.device = {}: no card", config.link.device.word()));
+        let interface = match &config.link.device {
+            LinkDevice::AfPacket { interface } => interface,
+            LinkDevice::Pci(address) => return self.own_card(address),
+            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) => {
+                return DRIVER.ok(format!("link.device = {}: no card", config.link.device.word()));
+            }
         };
         let Some(own) = &self.own else {
             let there = match &self.interfaces {
@@ -151,6 +156,32 @@ impl Network {
                 [format!("ip link set dev {interface} up")],
             ),
             (Err(unseen), _) => DRIVER.unseen(unseen, ["ip link".to_owned()]),
+        }
+    }
+
+    /// Whether DPDK can drive the card of `link.address`.
+    fn own_card(&self, address: &str) -> Check {
+        let Some(card) = self.cards.iter().find(|card| card.address == address) else {
+            let there: Vec<&str> = self.cards.iter().map(|card| card.address.as_str()).collect();
+            return DRIVER.fail(
+                format!(
+                    "link.address = {address} is no network controller; there are {}",
+                    there.join(", ")
+                ),
+                ["dpdk-config/bind.sh --show   # and the address in the configuration".to_owned()],
+            );
+        };
+        match card.driver.as_deref() {
+            Some("vfio-pci") if !card.in_group => DRIVER.fail(
+                format!("{address} is vfio-pci's without an IOMMU group: it can write all memory"),
+                [format!("dpdk-config/bind.sh --release {address}")],
+            ),
+            // mlx5 shares the card with the kernel instead of taking it over.
+            Some(driver @ ("vfio-pci" | "mlx5_core")) => DRIVER.ok(format!("{address}: {driver}")),
+            driver => DRIVER.fail(
+                format!("{address}: {}, so DPDK can't drive it", driver.unwrap_or("no driver")),
+                [format!("dpdk-config/bind.sh {address}")],
+            ),
         }
     }
 
@@ -423,6 +454,36 @@ mod tests {
         }
         let own = Network::gather(&tree.root(), Some(&on("eth1"))).own.unwrap();
         assert_eq!((own.node, own.driver.as_deref()), (Some(1), Some("ice")));
+    }
+
+    #[test]
+    fn a_card_of_ones_own_is_vfios_behind_an_iommu() {
+        let check = |tree: &Tree, address: &str, name: &str| {
+            let mut config = config();
+            config.link.device = LinkDevice::Pci(address.into());
+            let checks = Network::gather(&tree.root(), Some(&config)).checks(Some(&config), None);
+            checks.into_iter().find(|check| check.topic.name == name).unwrap()
+        };
+        let card = "0000:3b:00.0";
+        let plain = tree();
+        plain.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
+        let found = check(&plain, card, "nic-driver");
+        assert_eq!(found.verdict, Fail, "{found:?}");
+        assert!(format!("{found:?}").contains("bind.sh 0000:3b:00.0"), "{found:?}");
+        let found = check(&plain, "0000:3c:00.0", "nic-driver");
+        assert_eq!(found.verdict, Fail, "{found:?}");
+        assert!(format!("{found:?}").contains("is no network controller"), "{found:?}");
+
+        let bound = Tree::new(&[]);
+        bound.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
+        bound.link("sys/devices/pci0/0000:3b:00.0/driver", "../../../bus/pci/drivers/vfio-pci");
+        bound.link("sys/bus/pci/devices/0000:3b:00.0", "../../../devices/pci0/0000:3b:00.0");
+        assert_eq!(check(&bound, card, "iommu").verdict, Fail);
+        assert_eq!(check(&bound, card, "nic-driver").verdict, Fail);
+        bound.put("sys/devices/pci0/0000:3b:00.0/iommu_group/type", "DMA");
+        bound.put("sys/kernel/iommu_groups/1/type", "DMA");
+        assert_eq!(check(&bound, card, "iommu").verdict, Good);
+        assert_eq!(check(&bound, card, "nic-driver").verdict, Good);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Process {
             LinkDevice::AfPacket { .. } => {
                 &[(CAP_NET_RAW, "CAP_NET_RAW"), (CAP_NET_ADMIN, "CAP_NET_ADMIN")]
             }
-            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) => &[],
+            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) | LinkDevice::Pci(_) => &[],
         };
         let missing: Vec<&str> =
             needs.iter().filter(|(bit, _)| !self.may(*bit)).map(|(_, name)| *name).collect();
