@@ -10,6 +10,7 @@ mod faults;
 mod load;
 mod node;
 mod recovery;
+mod numa;
 mod report;
 mod sizing;
 mod verify;

@@ -3,7 +3,9 @@
 
 use crate::args;
 use crate::auth;
+use crate::doctor::Root;
 use crate::faults;
+use crate::numa;
 use crate::recovery::{self, Found};
 use crate::report;
 use crate::sizing::{self, EAL_MEMORY_MIB};
@@ -18,7 +20,7 @@ use ibid_control::status::{
 use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
-    ACCEPTS_MAX, Arena, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts,
+    ACCEPTS_MAX, Arena, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts, MemoryWish,
     MonotonicClock, OpenOptions, PageSize, Port, TcpStreams, UringDisk,
 };
 use ibid_engine::frontend::{
@@ -98,7 +100,9 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     // Secrets are small, and the first thing that is forgotten.
     let target_auth = auth::target_auth(&config)?;
     let mut warnings = Vec::new();
-    let parts = open_parts(&config, &mut warnings)?;
+    let home = numa::home(&Root::machine(), &config);
+    warnings.extend(home.warning);
+    let parts = open_parts(&config, home.node, &mut warnings)?;
     let mode = match config.node.idle {
         Idle::Adaptive => IdleMode::Adaptive,
         Idle::Spin => IdleMode::Spin,
@@ -111,7 +115,7 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     };
     let listen = streams.as_ref().map(first_address).transpose()?;
     // DPDK takes its pages when the port is opened: until then nobody else may have them.
-    let (eal, mut reserve) = start_eal(&config, &mut warnings)?;
+    let (eal, mut reserve) = start_eal(&config, home.node, &mut warnings)?;
     warnings.extend(parts.found.warnings());
     for warning in &warnings {
         warn!("{warning}");
@@ -121,7 +125,7 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
         config: config.clone(),
         started,
         listen,
-        huge_pages: parts.arena.page_size() == PageSize::Huge2MiB,
+        huge_pages: parts.arena.page_size() != PageSize::Base4KiB,
         recovery: parts.found.status,
         warnings,
         faults: faults.clone(),
@@ -246,12 +250,13 @@ fn ask(
 
 fn start_eal(
     config: &Config,
+    numa_node: Option<u32>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<(Eal, Option<HugeReserve>)> {
     let mut reserve = None;
     let mut memory = EalMemory::Ordinary;
     if config.node.huge_pages {
-        match HugeReserve::new(EAL_MEMORY_MIB << 20) {
+        match HugeReserve::new(EAL_MEMORY_MIB << 20, numa_node) {
             Ok(pages) => {
                 reserve = Some(pages);
                 memory = EalMemory::Auto;
@@ -275,14 +280,19 @@ fn start_eal(
         );
         memory = EalMemory::HugePages;
     }
-    let (eal, warning) = Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, log, pci })
-        .context("DPDK does not start")?;
+    let (eal, warning) =
+        Eal::init(EalConfig { memory_mib: EAL_MEMORY_MIB, memory, numa_node, log, pci })
+            .context("DPDK does not start")?;
     warnings.extend(warning.map(|warning| warning.to_string()));
     Ok((eal, reserve))
 }
 
 /// Opens everything that holds data, and reads what is in the log.
-fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Parts> {
+fn open_parts(
+    config: &Config,
+    numa_node: Option<u32>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Parts> {
     let mut open = |what: &str, path: &std::path::Path, options: OpenOptions| {
         let (file, warning) =
             DiskFile::open(path, options).with_context(|| format!("{what} {}", path.display()))?;
@@ -353,7 +363,8 @@ fn open_parts(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Par
 
     let layout = sizing::layout(config)?;
     let bytes = usize::try_from(layout.bytes()).context("log.segments × log.segment_size")?;
-    let (arena, warning) = Arena::new(bytes, config.node.huge_pages)?;
+    let wish = MemoryWish { pages: numa::pages(config), node: numa_node };
+    let (arena, warning) = Arena::with(bytes, wish)?;
     warnings.extend(warning.map(|warning| warning.to_string()));
     let arena = Arc::new(arena);
     let (disk, warning) = UringDisk::new(arena.clone(), files, DISK_DEPTH)?;

@@ -292,6 +292,7 @@ fn node_config(
             cpu: None,
             idle: Idle::Adaptive,
             huge_pages: true,
+            huge_page_size: 2 << 20,
             control: folder.join("control.sock"),
             read_memory: READ_MEMORY,
         },

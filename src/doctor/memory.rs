@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ibid_control::config::format_size;
 
 use super::check::{Check, Topic};
-use super::node::Needs;
+use super::node::{Needs, PAGE_BYTES};
 use super::root::{Root, Seen, Unseen, set};
 
 /// What the kernel says of the machine's memory.
@@ -126,6 +126,12 @@ impl Memory {
                 HUGE_PAGES.ok(shown.join(", "))
             };
         };
+        if !needs.huge && needs.nic {
+            return HUGE_PAGES.fail(
+                "node.huge_pages = false, and link.device = pci needs them",
+                ["# in the configuration: [node] huge_pages = true"],
+            );
+        }
         if !needs.huge {
             return HUGE_PAGES.ok("not wanted: node.huge_pages = false");
         }
@@ -140,6 +146,16 @@ impl Memory {
             }
             None => {}
         }
+        let for_dpdk = self.pool(PAGE_BYTES, None).map_or(0, |pool| pool.free);
+        if needs.nic && !is_root && for_dpdk < needs.eal_pages() {
+            return HUGE_PAGES.fail(
+                format!(
+                    "link.device = pci needs {} pages of 2MiB for packet buffers, {for_dpdk} are free",
+                    needs.eal_pages()
+                ),
+                self.reserve(PAGE_BYTES, None, needs.pages().max(needs.eal_pages())),
+            );
+        }
         let Some(pool) = self.pool(needs.page_bytes, None) else {
             return HUGE_PAGES.warn(
                 format!("this kernel or CPU has no pages of {size}"),
@@ -148,6 +164,15 @@ impl Memory {
         };
         let found = format!("{pages} pages of {size} are needed, {} are free", pool.free);
         if pool.free >= pages {
+            // Beside larger pages DPDK wants some of 2 MiB.
+            let free = for_dpdk;
+            let wanted = needs.eal_pages();
+            if needs.page_bytes != PAGE_BYTES && free < wanted && !is_root {
+                return HUGE_PAGES.warn(
+                    format!("{found}; DPDK needs {wanted} of 2MiB, {free} are free"),
+                    self.reserve(PAGE_BYTES, None, wanted),
+                );
+            }
             return HUGE_PAGES.ok(found);
         }
         let missing = (pages - pool.free).saturating_mul(needs.page_bytes);
@@ -222,7 +247,7 @@ impl Memory {
 
     /// Whether what a node takes is there at all, huge or not.
     fn memory(&self, needs: &Needs, running: Option<bool>) -> Check {
-        let bytes = needs.pages() * needs.page_bytes;
+        let bytes = needs.bytes();
         let size = format_size(bytes);
         if running.is_some() {
             return MEMORY.ok(format!("the running node has its {size}"));
@@ -232,11 +257,11 @@ impl Memory {
             Err(unseen) => return MEMORY.unseen(unseen, ["free -m"]),
         };
         let huge = match self.pool(needs.page_bytes, None) {
-            Some(pool) if needs.huge => pool.free * pool.page_bytes,
-            _ => 0,
+            Some(pool) => needs.huge && pool.free >= needs.pages(),
+            None => false,
         };
         let shown = format_mib(available);
-        if huge >= bytes || available >= bytes + LEFT_BYTES_MIN {
+        if huge || available >= bytes + LEFT_BYTES_MIN {
             return MEMORY.ok(format!("{size} for the node; {shown} available"));
         }
         MEMORY.fail(
@@ -329,7 +354,8 @@ fn format_mib(bytes: u64) -> String {
     format!("{}MiB", bytes >> 20)
 }
 
-fn nodes(root: &Root) -> Seen<BTreeMap<u32, Vec<u32>>> {
+/// The NUMA nodes and their CPUs.
+pub(crate) fn nodes(root: &Root) -> Seen<BTreeMap<u32, Vec<u32>>> {
     let mut nodes = BTreeMap::new();
     for name in root.names("/sys/devices/system/node")? {
         let Some(node) = name.strip_prefix("node").and_then(|number| number.parse().ok()) else {
@@ -429,6 +455,7 @@ mod tests {
 
     const NEEDS: Needs = Needs {
         huge: true,
+        nic: false,
         page_bytes: 2 << 20,
         arena_bytes: (100 << 20) + 1,
         eal_bytes: 64 << 20,
@@ -481,6 +508,16 @@ mod tests {
     }
 
     #[test]
+    fn a_nic_does_not_start_without() {
+        let nic = Needs { nic: true, ..NEEDS };
+        let check = |needs, free| gather(&tree(1, 100, free)).huge_pages(Some(&needs), None, false);
+        assert_eq!(check(nic, 83).verdict, Good);
+        assert_eq!(check(nic, 40).verdict, Warn);
+        assert_eq!(check(nic, 31).verdict, Fail);
+        assert_eq!(check(Needs { huge: false, ..nic }, 83).verdict, Fail);
+    }
+
+    #[test]
     fn what_is_promised_is_not_free() {
         let tree = tree(1, 100, 90);
         tree.put("sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "20\n");
@@ -515,7 +552,15 @@ mod tests {
         tree.put("sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "0");
         let short = gather(&tree).huge_pages(Some(&needs), None, true);
         assert_eq!(short.verdict, Warn);
-        assert!(short.mend[1].contains("hugepagesz=1G hugepages=2"), "{short:?}");
+        assert!(short.mend[1].contains("hugepagesz=1G hugepages=1 "), "{short:?}");
+        tree.put("sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "1");
+        assert_eq!(gather(&tree).huge_pages(Some(&needs), None, false).verdict, Good);
+        // DPDK's pages are others.
+        tree.put("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "31");
+        let short = gather(&tree).huge_pages(Some(&needs), None, false);
+        assert!(
+            short.verdict == Warn && short.found.contains("DPDK needs 32 of 2MiB, 31 are free")
+        );
     }
 
     #[test]

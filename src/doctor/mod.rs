@@ -6,12 +6,12 @@
 
 mod check;
 mod machine;
-mod memory;
-mod network;
-mod node;
+pub(crate) mod memory;
+pub(crate) mod network;
+pub(crate) mod node;
 mod probe;
 mod process;
-mod root;
+pub(crate) mod root;
 mod storage;
 
 use std::path::Path;
@@ -26,7 +26,7 @@ use memory::{Memory, Places};
 use network::Network;
 use node::{FileMeta, Needs};
 use process::Process;
-use root::Root;
+pub(crate) use root::Root;
 use storage::Storage;
 
 /// Exit status 0: nothing has failed; warnings may be there.
@@ -80,7 +80,7 @@ fn for_node(root: &Root, file: &Path, probed: bool) -> anyhow::Result<Report> {
     let secrets = node::secret_files(root, &config);
     let maps = process.node.map(|pid| root.text(format!("/proc/{pid}/numa_maps")));
     let places = Places {
-        nic: network.own.as_ref().and_then(|own| Some((own.name.clone(), own.node?))),
+        nic: network.nic.clone(),
         cpu: config.node.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
         disk: log.disk.as_ref().ok().and_then(storage::Disk::numa_node),
         memory: maps.and_then(|maps| memory::largest_mapping(&maps.ok()?)),

@@ -25,6 +25,8 @@ pub(crate) struct Network {
     pub(crate) interfaces: Seen<Vec<String>>,
     /// The node's own one, where its link is a kernel interface that is there.
     pub(crate) own: Option<Interface>,
+    /// The name and NUMA node of the link's NIC, whoever drives it.
+    pub(crate) nic: Option<(String, u32)>,
     /// IPv4 addresses that the kernel answers for.
     pub(crate) addresses: Seen<BTreeSet<Ipv4Addr>>,
 }
@@ -50,8 +52,6 @@ pub(crate) struct Interface {
     pub(crate) speed: Option<u32>,
     pub(crate) duplex: Option<String>,
     pub(crate) driver: Option<String>,
-    /// NUMA node of its device.
-    pub(crate) node: Option<u32>,
 }
 
 impl Network {
@@ -84,6 +84,7 @@ impl Network {
             cards: root.names(pci).iter().flatten().filter_map(card).collect(),
             interfaces: root.names("/sys/class/net"),
             own: own.and_then(|name| Interface::gather(root, name)),
+            nic: config.and_then(|config| nic(root, config)),
             addresses: root.text("/proc/net/fib_trie").map(|text| local_addresses(&text)),
         }
     }
@@ -254,7 +255,6 @@ impl Interface {
             speed: root.number(format!("{folder}/speed")).ok(),
             duplex: root.text(format!("{folder}/duplex")).ok(),
             driver: root.link(format!("{folder}/device/driver")).ok(),
-            node: numa_node(&root.path(format!("{folder}/device"))),
         })
     }
 
@@ -356,6 +356,18 @@ pub(crate) fn numa_node(device: &Path) -> Option<u32> {
     None
 }
 
+/// The NIC of a node's link, whoever drives it, and its NUMA node.
+pub(crate) fn nic(root: &Root, config: &Config) -> Option<(String, u32)> {
+    let (name, device) = match &config.link.device {
+        LinkDevice::AfPacket { interface } => {
+            (interface, format!("/sys/class/net/{interface}/device"))
+        }
+        LinkDevice::Pci(address) => (address, format!("/sys/bus/pci/devices/{address}")),
+        LinkDevice::Memif { .. } | LinkDevice::Vdev(_) => return None,
+    };
+    Some((name.clone(), numa_node(&root.path(device))?))
+}
+
 /// Addresses that are marked LOCAL in the kernel's table of routes.
 fn local_addresses(fib_trie: &str) -> BTreeSet<Ipv4Addr> {
     let mut last: Option<Ipv4Addr> = None;
@@ -452,8 +464,42 @@ mod tests {
             let check = check(&tree, name, None);
             assert_eq!(check.verdict, Good, "{check:?}");
         }
-        let own = Network::gather(&tree.root(), Some(&on("eth1"))).own.unwrap();
-        assert_eq!((own.node, own.driver.as_deref()), (Some(1), Some("ice")));
+        let network = Network::gather(&tree.root(), Some(&on("eth1")));
+        assert_eq!(network.nic, Some(("eth1".into(), 1)));
+        assert_eq!(network.own.unwrap().driver.as_deref(), Some("ice"));
+        let mut config = on("eth1");
+        config.link.device = LinkDevice::Pci("0000:3b:00.0".into());
+        assert_eq!(nic(&tree.root(), &config), Some(("0000:3b:00.0".into(), 1)));
+    }
+
+    #[test]
+    fn a_card_of_ones_own_is_vfios_behind_an_iommu() {
+        let check = |tree: &Tree, address: &str, name: &str| {
+            let mut config = config();
+            config.link.device = LinkDevice::Pci(address.into());
+            let checks = Network::gather(&tree.root(), Some(&config)).checks(Some(&config), None);
+            checks.into_iter().find(|check| check.topic.name == name).unwrap()
+        };
+        let card = "0000:3b:00.0";
+        let plain = tree();
+        plain.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
+        let found = check(&plain, card, "nic-driver");
+        assert_eq!(found.verdict, Fail, "{found:?}");
+        assert!(format!("{found:?}").contains("bind.sh 0000:3b:00.0"), "{found:?}");
+        let found = check(&plain, "0000:3c:00.0", "nic-driver");
+        assert_eq!(found.verdict, Fail, "{found:?}");
+        assert!(format!("{found:?}").contains("is no network controller"), "{found:?}");
+
+        let bound = Tree::new(&[]);
+        bound.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
+        bound.link("sys/devices/pci0/0000:3b:00.0/driver", "../../../bus/pci/drivers/vfio-pci");
+        bound.link("sys/bus/pci/devices/0000:3b:00.0", "../../../devices/pci0/0000:3b:00.0");
+        assert_eq!(check(&bound, card, "iommu").verdict, Fail);
+        assert_eq!(check(&bound, card, "nic-driver").verdict, Fail);
+        bound.put("sys/devices/pci0/0000:3b:00.0/iommu_group/type", "DMA");
+        bound.put("sys/kernel/iommu_groups/1/type", "DMA");
+        assert_eq!(check(&bound, card, "iommu").verdict, Good);
+        assert_eq!(check(&bound, card, "nic-driver").verdict, Good);
     }
 
     #[test]

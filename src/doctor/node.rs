@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ibid_control::config::{Config, ConfigError, Hosts};
+use ibid_control::config::{Config, ConfigError, Hosts, LinkDevice};
 use ibid_control::rpc::Client;
 use ibid_control::status::Status;
 
@@ -19,6 +19,8 @@ use crate::sizing;
 pub(crate) struct Needs {
     /// Whether it wants huge pages.
     pub(crate) huge: bool,
+    /// Whether the link's NIC does without only by not starting.
+    pub(crate) nic: bool,
     /// Bytes of one.
     pub(crate) page_bytes: u64,
     /// The arena, before it is rounded up to whole pages.
@@ -31,15 +33,27 @@ impl Needs {
     pub(crate) fn of(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             huge: config.node.huge_pages,
-            page_bytes: 2 << 20,
+            nic: matches!(config.link.device, LinkDevice::Pci(_)),
+            page_bytes: config.node.huge_page_size,
             arena_bytes: sizing::layout(config)?.bytes(),
             eal_bytes: (sizing::EAL_MEMORY_MIB as u64) << 20,
         })
     }
 
-    /// Pages for both.
+    /// Pages of that size. DPDK's are always of 2 MiB: with larger ones it gets [`Needs::eal_pages`] beside them.
     pub(crate) fn pages(&self) -> u64 {
-        self.arena_bytes.div_ceil(self.page_bytes) + self.eal_bytes.div_ceil(self.page_bytes)
+        let arena = self.arena_bytes.div_ceil(self.page_bytes);
+        if self.page_bytes == PAGE_BYTES { arena + self.eal_pages() } else { arena }
+    }
+
+    /// Pages of 2 MiB for DPDK.
+    pub(crate) fn eal_pages(&self) -> u64 {
+        self.eal_bytes.div_ceil(PAGE_BYTES)
+    }
+
+    /// Bytes of all of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.arena_bytes.next_multiple_of(self.page_bytes) + self.eal_bytes
     }
 }
 
@@ -209,6 +223,8 @@ pub(crate) fn access(config: &Config) -> Check {
     ACCESS.warn(open.join("; "), mend)
 }
 
+/// Bytes of an ordinary huge page.
+pub(crate) const PAGE_BYTES: u64 = 2 << 20;
 /// How long the running node may take to answer.
 const STATUS_WAIT: Duration = Duration::from_secs(3);
 /// Permission bits of everybody but the owner.

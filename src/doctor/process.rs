@@ -163,8 +163,13 @@ mod tests {
     use super::super::root::tests::Tree;
     use super::*;
 
-    const NEEDS: Needs =
-        Needs { huge: true, page_bytes: 2 << 20, arena_bytes: 300 << 20, eal_bytes: 64 << 20 };
+    const NEEDS: Needs = Needs {
+        huge: true,
+        nic: false,
+        page_bytes: 2 << 20,
+        arena_bytes: 300 << 20,
+        eal_bytes: 64 << 20,
+    };
 
     fn process(user: u32, capabilities: u64, locked: &str, files: u32) -> Process {
         let tree = Tree::new(&[

@@ -24,6 +24,8 @@ pub struct EalConfig {
     pub memory_mib: usize,
     /// From where that memory is taken.
     pub memory: EalMemory,
+    /// The NUMA node that it is to be of, where there are huge pages enough.
+    pub numa_node: Option<u32>,
     /// Receives DPDK's own log, warnings and worse, a line at a time, on whichever thread logs. `None` discards it.
     pub log: Option<fn(&str)>,
     /// The one NIC that DPDK may touch, by its PCI address (`0000:3b:00.0`); it must be bound to vfio-pci. All others stay the
@@ -33,7 +35,7 @@ pub struct EalConfig {
 
 impl Default for EalConfig {
     fn default() -> Self {
-        Self { memory_mib: 64, memory: EalMemory::Auto, log: None, pci: None }
+        Self { memory_mib: 64, memory: EalMemory::Auto, numa_node: None, log: None, pci: None }
     }
 }
 
@@ -59,6 +61,18 @@ pub enum EalWarning {
         /// What was wanted.
         need_mib: usize,
         /// What was free.
+        free_mib: usize,
+    },
+    /// Frames cross between NUMA nodes.
+    #[error(
+        "packet buffers lie on any NUMA node: {need_mib} MiB of huge pages wanted on node {node}, {free_mib} MiB free there (hugepages/reserve.sh --node {node})"
+    )]
+    AnyNode {
+        /// Where they were wanted.
+        node: u32,
+        /// What was wanted.
+        need_mib: usize,
+        /// What was free there.
         free_mib: usize,
     },
 }
@@ -109,7 +123,11 @@ impl Eal {
         if let Some(log) = config.log {
             LOG.set(log).expect("EAL-1: set only behind STARTED");
         }
-        let arguments = arguments(huge, need_mib, &allowed_cpus(), pci);
+        // DPDK does not start where it is told of a node that has too little; so it is told only of one that has enough.
+        let on_node =
+            config.numa_node.filter(|_| huge).map(|node| (node, hugepages::free_mib_on(node)));
+        let node = on_node.filter(|(_, free_mib)| *free_mib >= need_mib).map(|it| it.0);
+        let arguments = arguments(huge, need_mib, node, &allowed_cpus(), pci);
         // rte_eal_init pins its caller to the main lcore, and threads started later would inherit that: so it runs on a
         // thread of its own that ends at once.
         std::thread::Builder::new()
@@ -118,8 +136,15 @@ impl Eal {
             .map_err(|_| EalError::Thread)?
             .join()
             .map_err(|_| EalError::Thread)??;
-        let warning = (!huge && config.memory == EalMemory::Auto)
-            .then_some(EalWarning::OrdinaryMemory { need_mib, free_mib });
+        let warning = match on_node {
+            _ if !huge && config.memory == EalMemory::Auto => {
+                Some(EalWarning::OrdinaryMemory { need_mib, free_mib })
+            }
+            Some((wanted, free_mib)) if node.is_none() => {
+                Some(EalWarning::AnyNode { node: wanted, need_mib, free_mib })
+            }
+            _ => None,
+        };
         Ok((Eal { inner: Arc::new(Inner { arenas: Mutex::new(Vec::new()) }) }, warning))
     }
 
@@ -223,7 +248,13 @@ fn start(arguments: Vec<CString>) -> Result<(), EalError> {
     if code < 0 { Err(EalError::Init(errno())) } else { Ok(()) }
 }
 
-fn arguments(huge: bool, memory_mib: usize, cpus: &str, pci: Option<CString>) -> Vec<CString> {
+fn arguments(
+    huge: bool,
+    memory_mib: usize,
+    node: Option<u32>,
+    cpus: &str,
+    pci: Option<CString>,
+) -> Vec<CString> {
     // One lcore that floats over the CPUs this process may use: DPDK's interrupt thread inherits that set.
     let mut arguments = vec![
         "ibid".to_owned(),
@@ -235,7 +266,15 @@ fn arguments(huge: bool, memory_mib: usize, cpus: &str, pci: Option<CString>) ->
     ];
     if huge {
         // All of it at once, while the pages are known to be free: a pool that finds none later would end the start.
-        arguments.extend(["--in-memory".to_owned(), "-m".to_owned(), memory_mib.to_string()]);
+        arguments.push("--in-memory".to_owned());
+        match node {
+            // A number for each node up to this one.
+            Some(node) => {
+                let zeroes = "0,".repeat(node as usize);
+                arguments.push(format!("--socket-mem={zeroes}{memory_mib}"));
+            }
+            None => arguments.extend(["-m".to_owned(), memory_mib.to_string()]),
+        }
     } else {
         // --in-memory is refused together with --no-huge; --no-shconf alone also keeps every file away.
         arguments.extend(["--no-huge".to_owned(), "--no-shconf".to_owned()]);
@@ -283,10 +322,13 @@ mod tests {
 
     #[test]
     fn without_huge_pages_no_file_is_made_either() {
-        let text = |huge| {
-            let all = arguments(huge, 64, "0,1", None);
+        let on = |huge, node| {
+            let all = arguments(huge, 64, node, "0,1", None);
             all.iter().map(|a| a.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
+        let text = |huge| on(huge, None);
+        assert!(on(true, Some(2)).contains("--in-memory --socket-mem=0,0,64 "));
+        assert!(text(true).contains("--in-memory -m 64 "));
         assert!(text(true).contains("--in-memory") && !text(true).contains("--no-huge"));
         assert!(text(false).contains("--no-huge --no-shconf -m 64"));
         assert!(text(false).contains("--lcores 0@(0,1)"));

@@ -4,10 +4,16 @@ use std::fs;
 use std::path::Path;
 
 const POOLS: &str = "/sys/kernel/mm/hugepages";
+const NODES: &str = "/sys/devices/system/node";
 
 /// MiB in free, unreserved huge pages of all sizes.
 pub(crate) fn free_mib() -> usize {
     free_mib_under(Path::new(POOLS))
+}
+
+/// The same of one NUMA node. What is promised to others is not told by node.
+pub(crate) fn free_mib_on(node: u32) -> usize {
+    free_mib_under(&Path::new(NODES).join(format!("node{node}/hugepages")))
 }
 
 fn free_mib_under(pools: &Path) -> usize {
@@ -24,7 +30,8 @@ fn free_mib_under(pools: &Path) -> usize {
                 fs::read_to_string(entry.path().join(file)).ok()?.trim().parse().ok()
             };
             // Reserved pages are counted as free by the kernel until they are touched.
-            let free = number("free_hugepages")?.saturating_sub(number("resv_hugepages")?);
+            let free =
+                number("free_hugepages")?.saturating_sub(number("resv_hugepages").unwrap_or(0));
             Some(free.saturating_mul(page_kib) / 1024)
         })
         .sum()
@@ -46,7 +53,10 @@ mod tests {
         make("hugepages-2048kB", "100\n", "40\n");
         make("hugepages-1048576kB", "1\n", "2\n");
         make("something", "9\n", "0\n");
-        assert_eq!(free_mib_under(&root), 120);
+        // As under a NUMA node, which knows no promises.
+        make("hugepages-65536kB", "2\n", "0\n");
+        fs::remove_file(root.join("hugepages-65536kB/resv_hugepages")).unwrap();
+        assert_eq!(free_mib_under(&root), 120 + 128);
         assert_eq!(free_mib_under(&root.join("absent")), 0);
         fs::remove_dir_all(&root).unwrap();
     }

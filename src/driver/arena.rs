@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ibid_units::Span;
 
-pub use crate::memory::{ArenaError, ArenaWarning, PageSize};
+pub use crate::memory::{ArenaError, ArenaWarning, MemoryWish, PageSize};
 use crate::memory::{Memory, PAGE_BYTES_HUGE};
 
 /// Payload memory, shared by the shard and its drivers (usually in an `Arc`). See the contracts at the top of the file.
@@ -37,7 +37,17 @@ impl Arena {
     /// Takes `bytes` (rounded up to 2 MiB) of zeroed memory, every page of it present, the base aligned to 2 MiB.
     /// `want_huge` asks for 2 MiB pages; where there are none, ordinary memory is taken and the warning says why.
     pub fn new(bytes: usize, want_huge: bool) -> Result<(Arena, Option<ArenaWarning>), ArenaError> {
-        let (memory, warning) = Memory::take(bytes, want_huge)?;
+        let pages = if want_huge { PageSize::Huge2MiB } else { PageSize::Base4KiB };
+        Arena::with(bytes, MemoryWish { pages, node: None })
+    }
+
+    /// As [`Arena::new`], of these pages (`bytes` is rounded up to a whole one) and on this NUMA node, as far as both can be had; the warning
+    /// says what could not.
+    pub fn with(
+        bytes: usize,
+        wish: MemoryWish,
+    ) -> Result<(Arena, Option<ArenaWarning>), ArenaError> {
+        let (memory, warning) = Memory::take(bytes, wish)?;
         Ok((Arena { memory, borrows: AtomicU32::new(0) }, warning))
     }
 

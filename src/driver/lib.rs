@@ -4,6 +4,7 @@
 
 mod arena;
 mod memory;
+mod numa;
 mod clock;
 mod extents;
 mod faulty;
@@ -14,14 +15,14 @@ mod tcp;
 pub mod checksum;
 pub mod no_alloc;
 
-pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, PageSize};
+pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, MemoryWish, PageSize};
 pub use clock::MonotonicClock;
 pub use extents::EXTENTS_MAX;
 pub use faulty::{
     Blackout, Bottleneck, CERTAIN, FaultyPort, HELD_MAX, LinkFaultCounts, LinkFaults,
 };
 pub use file::{DiskFile, FileWarning, OpenError, OpenOptions};
-pub use memory::{HugeRefused, HugeReserve};
+pub use memory::{HugeRefused, HugeReserve, Misplaced};
 pub use tcp::{ACCEPTS_MAX, SEND_PIECES_MAX, TcpStreams};
 pub use uring::{DEPTH_MAX, UringDisk, UringError, UringWarning};
 

@@ -14,7 +14,7 @@ use ibid_units::Span;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::file::DiskFile;
-use crate::memory::Memory;
+use crate::memory::{Memory, MemoryWish, PageSize};
 use crate::{Arena, Disk, DiskBusy, DiskError, DiskOp, FileId};
 
 /// The kernel registers no single buffer larger than 1 GiB.
@@ -25,6 +25,7 @@ const RETRIES_MAX: u8 = 8;
 const ZERO_STEP_BYTES: u64 = 1 << 20;
 /// How long the drop waits for the device, in seconds of one wait each.
 const DRAIN_WAITS_MAX: u32 = 30;
+const ORDINARY: MemoryWish = MemoryWish { pages: PageSize::Base4KiB, node: None };
 /// A bound on `depth`, for slot numbers and for sense: devices don't get faster beyond that.
 pub const DEPTH_MAX: usize = 4096;
 
@@ -127,7 +128,7 @@ impl UringDisk {
         let entries = u32::try_from(depth).expect("at most DEPTH_MAX");
         let ring = build(entries).map_err(system("set up"))?;
         let (zeroes, _) =
-            Memory::take(ZERO_STEP_BYTES as usize, false).map_err(UringError::Zeroes)?;
+            Memory::take(ZERO_STEP_BYTES as usize, ORDINARY).map_err(UringError::Zeroes)?;
         let descriptors: Vec<i32> = files.iter().map(DiskFile::descriptor).collect();
         ring.submitter().register_files(&descriptors).map_err(system("register files"))?;
         let warning = register(&ring, &arena, &zeroes)

@@ -158,6 +158,7 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             cpu: None,
             idle: Idle::Adaptive,
             huge_pages: true,
+            huge_page_size: 2 << 20,
             control: folder.join(format!("{name}.sock")),
             read_memory: 8 << 20,
         },

@@ -9,9 +9,9 @@ use toml::{Table, Value};
 
 use super::read::{self, Problem, Reader};
 use super::{
-    Auth, AuthHost, Config, HOSTS_MAX, Hosts, Link, LinkDevice, Log, NQN_UUID_PREFIX, Node, Peer,
-    REFERRALS_MAX, Role, Target, UNLIMITED, Uuid, VOLUMES_MAX, Volume, is_nqn, keys, parse_mac,
-    parse_size, parse_span,
+    Auth, AuthHost, Config, HOSTS_MAX, HUGE_PAGE_SIZES, Hosts, Link, LinkDevice, Log,
+    NQN_UUID_PREFIX, Node, Peer, REFERRALS_MAX, Role, Target, UNLIMITED, Uuid, VOLUMES_MAX, Volume,
+    is_nqn, keys, parse_mac, parse_size, parse_span,
 };
 
 pub(super) fn build(root: &Table, problems: &mut Vec<Problem>) -> Option<Config> {
@@ -49,6 +49,9 @@ fn node(reader: &mut Reader<'_>) -> Option<Node> {
     let cpu = reader.number("cpu", 0, 1023);
     let idle = reader.text("idle", |text| text.parse().ok());
     let huge_pages = reader.truth("huge_pages");
+    let huge_page_size = reader.text("huge_page_size", |text| {
+        parse_size(text).ok().filter(|bytes| HUGE_PAGE_SIZES.contains(bytes))
+    });
     let control = reader.path("control", SOCKET_PATH_BYTES_MAX);
     let read_memory = size(reader, "read_memory", HUGE_PAGE_BYTES, HUGE_PAGE_BYTES, 64 * GIB);
     let name = name?;
@@ -61,6 +64,7 @@ fn node(reader: &mut Reader<'_>) -> Option<Node> {
         cpu: cpu.map(|cpu| cpu as usize),
         idle: idle?,
         huge_pages: huge_pages?,
+        huge_page_size: huge_page_size?,
         control,
         read_memory: read_memory?,
     })

@@ -25,6 +25,7 @@ impl Config {
         }
         page.text("idle", node.idle.word());
         page.plain("huge_pages", node.huge_pages);
+        page.text("huge_page_size", &format_size(node.huge_page_size));
         page.path("control", &node.control);
         page.text("read_memory", &format_size(node.read_memory));
 

@@ -81,7 +81,13 @@ pub(super) const NODE: Section = Section {
             "huge_pages",
             "true or false",
             Means("true"),
-            "Take log memory from 2 MiB huge pages; where there are none, ordinary memory with a warning.",
+            "Take log memory from huge pages; where there are none, ordinary memory with a warning.",
+        ),
+        key(
+            "huge_page_size",
+            "\"2MiB\" or \"1GiB\"",
+            Means("\"2MiB\""),
+            "Which. Of 1 GiB whole ones are taken, and they must have been reserved, best at boot (hugepages/README.md); where there are too few, 2 MiB pages with a warning.",
         ),
         key(
             "control",

@@ -61,6 +61,8 @@ pub struct Node {
     pub idle: Idle,
     /// Whether memory is to come from huge pages.
     pub huge_pages: bool,
+    /// Bytes of one of those: [`HUGE_PAGE_SIZES`].
+    pub huge_page_size: u64,
     /// Path of the control socket.
     pub control: PathBuf,
     /// Bytes of memory for reads from the volume.
@@ -289,6 +291,8 @@ pub struct Volume {
 pub const LOG_HEAD_BYTES: u64 = 1 << 20;
 /// Blocks of a volume that a page of the out-of-sync map has a bit for, as docs/format.md draws it.
 pub const MAP_PAGE_BLOCKS: u64 = 32_512;
+/// What `node.huge_page_size` may be.
+pub const HUGE_PAGE_SIZES: [u64; 2] = [2 << 20, 1 << 30];
 /// Most volumes a node has.
 pub const VOLUMES_MAX: usize = 48;
 /// What `peer.catch_up_rate` says where there is no limit.

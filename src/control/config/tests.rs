@@ -46,7 +46,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
         (config.node.idle, config.node.huge_pages, config.node.cpu),
         (Idle::Adaptive, true, None)
     );
-    assert_eq!(config.node.read_memory, 64 << 20);
+    assert_eq!((config.node.read_memory, config.node.huge_page_size), (64 << 20, 2 << 20));
     assert_eq!((config.log.segments, config.log.segment_size), (4, 64 << 20));
     // The volume's size is its device's, and with it the map's.
     assert_eq!(config.log.size, None);
@@ -116,6 +116,11 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
             "[log]",
             "huge_pages = \"yes\"\n[log]",
             "node.huge_pages = \"yes\": must be true or false",
+        ),
+        (
+            "[log]",
+            "huge_page_size = \"4MiB\"\n[log]",
+            "node.huge_page_size = \"4MiB\": must be \"2MiB\" or \"1GiB\"",
         ),
         (
             "[log]",
@@ -562,6 +567,7 @@ fn what_is_written_reads_back_the_same() {
     every.node.cpu = Some(3);
     every.node.idle = Idle::Spin;
     every.node.huge_pages = false;
+    every.node.huge_page_size = 1 << 30;
     every.log.size = Some(1 << 40);
     every.peer = Peer {
         on_loss: OnPeerLoss::Continue,

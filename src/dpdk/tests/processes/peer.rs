@@ -187,8 +187,13 @@ pub(crate) fn run_peer() -> bool {
     // SAFETY: installs a handler that only stores to an atomic.
     unsafe { libc::signal(libc::SIGTERM, on_term as *const () as libc::sighandler_t) };
     let memory = if memory == "huge" { EalMemory::HugePages } else { EalMemory::Ordinary };
-    let config =
-        EalConfig { memory, log: Some(|line| eprintln!("dpdk: {line}")), ..EalConfig::default() };
+    let config = EalConfig {
+        memory,
+        // Every machine has this one; asked for only where there are huge pages.
+        numa_node: (memory == EalMemory::HugePages).then_some(0),
+        log: Some(|line| eprintln!("dpdk: {line}")),
+        ..EalConfig::default()
+    };
     let (eal, _) = Eal::init(config).unwrap();
     {
         let _lcore = eal.register_thread().unwrap();
