@@ -67,6 +67,7 @@ mutants! {
     OlderVersionWins = "A read takes the oldest version that the log has";
     ZeroesFromVolume = "A read of zeroes in the log goes to the volume";
     ReadBeforeOpen = "Reads are answered before it is known what recovery has found";
+    OrphanOvertaken = "A read does not wait for logged writes whose hosts no longer wait for them";
     UndecidedRead = "What recovery found is readable before it is known to be committed";
     DeadWriteLogged = "A write that waits, or is late, is logged although its connection has died";
     LateUnpinned = "A segment that was closed without late data is not kept for it";
