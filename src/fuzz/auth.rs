@@ -28,6 +28,7 @@ const SEQNUM: u32 = 77;
 struct Challenge {
     hash: AuthHash,
     seqnum: u32,
+    transaction: u16,
     bytes: Vec<u8>,
     own_value: Vec<u8>,
     agreed: Option<Digest>,
@@ -37,15 +38,28 @@ struct Challenge {
 #[derive(Default)]
 struct Talk {
     connected: bool,
-    /// Of the first Negotiate.
+    /// Of the first Negotiate, and of the first behind an authentication that has ended well: the host may do it again.
     transaction: Option<u16>,
+    /// Of every Negotiate: which of them counts depends on what was not heard yet.
+    offered: BTreeSet<u16>,
     challenge: Option<Challenge>,
     /// C2 and S2 of the first Reply, where it asked for an answer.
     asked: Option<(Vec<u8>, u32)>,
-    /// A Reply with the right response was sent.
+    /// A Reply with the right response was sent, to the challenge that was heard last.
     proved: bool,
+    /// … or to one before it: the queue has been opened, or may have been.
+    opened: bool,
+    /// An authentication has ended well, or needs but a Success2.
+    heard_success: Option<Ending>,
     /// Any Reply was sent, right or wrong; another one proves nothing.
     replied: bool,
+}
+
+/// How an authentication ends well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    AwaitsSuccess2,
 }
 
 #[derive(Clone, Copy)]
@@ -232,7 +246,12 @@ impl Model {
         let talk = &mut self.talks[place];
         match AuthMessage::parse(message) {
             Ok((transaction, AuthMessage::Negotiate { offer, .. })) => {
+                if talk.heard_success == Some(Ending::Done) {
+                    talk.heard_success = None;
+                    talk.transaction = None;
+                }
                 talk.transaction.get_or_insert(transaction);
+                talk.offered.insert(transaction);
                 self.groups += usize::from(offer.is_some_and(|offer| !offer.groups.contains(&0)));
             }
             Ok((transaction, AuthMessage::Reply { response, challenge, seqnum, .. })) => {
@@ -241,10 +260,15 @@ impl Model {
                 let right = right.response(&secret(SECRET).key(HOSTS[AUTH_HOST]));
                 if !std::mem::replace(&mut talk.replied, true) {
                     talk.asked = challenge.map(|challenge| (challenge.to_vec(), seqnum));
-                    talk.proved =
-                        talk.transaction == Some(transaction) && right.bytes() == response;
+                    talk.proved = heard.transaction == transaction && right.bytes() == response;
+                    talk.opened |= talk.proved;
                     self.proofs += u64::from(talk.proved);
                 }
+            }
+            Ok((_, AuthMessage::Success2))
+                if talk.heard_success == Some(Ending::AwaitsSuccess2) =>
+            {
+                talk.heard_success = Some(Ending::Done);
             }
             _ => {}
         }
@@ -314,7 +338,7 @@ impl Model {
                     Status::SEQUENCE_ERROR
                 };
                 let is_refused = done.status == refusal;
-                assert!(is_refused || talk.proved, "AUTH-1: {} before the proof", done.status);
+                assert!(is_refused || talk.opened, "AUTH-1: {} before the proof", done.status);
             }
             Command::Receive if is_success => self.message(place, &done.data),
             Command::Connect | Command::Send | Command::Receive => {}
@@ -326,23 +350,24 @@ impl Model {
         let talk = &mut self.talks[place];
         match AuthMessage::parse_padded(bytes).expect("a target's messages are right") {
             (transaction, AuthMessage::Challenge { hash, group, seqnum, challenge, value }) => {
-                assert!(
-                    talk.transaction == Some(transaction),
-                    "a challenge of another transaction"
-                );
+                assert!(talk.offered.contains(&transaction), "a challenge of another transaction");
                 assert!(seqnum != 0 && self.seqnums.insert(seqnum), "AUTH-2: S1 {seqnum} again");
                 assert!(self.heard.insert(challenge.to_vec()), "AUTH-2: a challenge comes again");
                 let hash = AuthHash::new(hash).expect("a hash function that there is");
                 let group = DhGroup::new(group).expect("a group that there is");
                 let (own_value, agreed) = agree(hash, group, value);
                 let bytes = challenge.to_vec();
-                talk.challenge = Some(Challenge { hash, seqnum, bytes, own_value, agreed });
+                talk.challenge =
+                    Some(Challenge { hash, seqnum, transaction, bytes, own_value, agreed });
                 talk.replied = false;
+                talk.proved = false;
             }
             (transaction, AuthMessage::Success1 { response, .. }) => {
                 assert!(talk.proved, "AUTH-2: a success without a proof");
                 let Some(heard) = &talk.challenge else { panic!("a success without a challenge") };
                 let asked = talk.asked.take();
+                let ending = if asked.is_some() { Ending::AwaitsSuccess2 } else { Ending::Done };
+                talk.heard_success = Some(ending);
                 assert!(response.is_some() == asked.is_some(), "an answer that nobody asked for");
                 if let (Some(response), Some((asked, seqnum))) = (response, asked) {
                     let key = secret(CONTROLLER_SECRET).key(NQN);
@@ -415,6 +440,8 @@ mod tests {
             assert_eq!(came(seed), (1, 0), "{seed}");
         }
         assert_eq!(came("seed-io-queue"), (2, 0));
+        assert_eq!(came("seed-again"), (3, 0));
+        assert_eq!(came("seed-again-wrong"), (1, 1));
         for seed in ["seed-wrong", "seed-reflected", "seed-other", "seed-order", "seed-give-up"] {
             assert_eq!(came(seed), (0, 1), "{seed}");
         }

@@ -359,6 +359,7 @@ const fn probe(place: u8, which: u8) -> [u8; 3] {
 fn auth() -> Vec<Seed> {
     let script = |flags: u8, steps: &[&[u8]]| [&[flags], steps.concat().as_slice()].concat();
     let talk = |what: u8| [&enter(0)[..], &negotiate(0, what), &fetch(0)].concat();
+    let again = [&negotiate(0, 0)[..], &fetch(0)].concat();
     let success2 = [8, 0, 0, 0];
     let soon = [13, 0, 3];
     let told = [[0x4e, 0, 0, 0], [14, 0, 0, 0]].concat();
@@ -425,6 +426,46 @@ fn auth() -> Vec<Seed> {
                     &reply(0, 0, false),
                     &fetch(0),
                     &probe(0, 0),
+                ],
+            ),
+        ),
+        (
+            "seed-again",
+            script(
+                0,
+                &[
+                    &talk(0),
+                    &reply(0, 0, true),
+                    &fetch(0),
+                    &success2,
+                    &probe(0, 0),
+                    &again,
+                    &probe(0, 3),
+                    &reply(0, 0, false),
+                    &fetch(0),
+                    &again,
+                    &reply(0, 0, true),
+                    &fetch(0),
+                    &probe(0, 3),
+                    &success2,
+                    &probe(0, 1),
+                ],
+            ),
+        ),
+        (
+            "seed-again-wrong",
+            script(
+                0,
+                &[
+                    &talk(0),
+                    &reply(0, 0, false),
+                    &fetch(0),
+                    &probe(0, 0),
+                    &again,
+                    &reply(0, 2, false),
+                    &probe(0, 3),
+                    &soon,
+                    &fetch(0),
                 ],
             ),
         ),

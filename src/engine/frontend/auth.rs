@@ -1,7 +1,7 @@
 //! In-band authentication of one connection: DH-HMAC-CHAP as the controller speaks it (Base 8.13.5). What a message does in which state,
 //! and nothing else: commands, deadlines and the way to whoever computes are in `auth_commands`.
 //!
-//! AUTH-1  while a connection authenticates, no command but Authentication Send and Receive has an effect.
+//! AUTH-1  until a connection has authenticated, and from a failure on, no command but Authentication Send and Receive has an effect.
 //! AUTH-2  every challenge is fresh, is answered at most once, and never stands for another transaction, connection or role.
 
 use super::config::{AuthConfig, HostAuth};
@@ -72,6 +72,10 @@ pub(super) struct Parties<'a> {
 /// The state of one connection.
 pub(super) struct Auth {
     pub(super) step: Step,
+    /// Nothing was asked for, or it has authenticated and may do so again, which takes nothing away while it lasts.
+    serves: bool,
+    /// It had to authenticate.
+    must: bool,
     /// The place of its host among those that must authenticate.
     pub(super) host: usize,
     /// Which authentication of this place it is, so that a late answer finds nothing.
@@ -102,6 +106,8 @@ impl Auth {
     pub(super) fn new() -> Self {
         Self {
             step: Step::Open,
+            serves: true,
+            must: false,
             host: 0,
             generation: 0,
             work: None,
@@ -122,21 +128,54 @@ impl Auth {
 
     /// Nothing is asked for. Forgets everything that was, and what is still being computed.
     pub(super) fn reset(&mut self) {
+        self.finish();
+        self.must = false;
+        self.message_bytes = 0;
+    }
+
+    /// It is done: the host is who it says.
+    fn finish(&mut self) {
         self.forget();
         self.step = Step::Open;
-        self.message_bytes = 0;
+        self.serves = true;
     }
 
     /// The connection must authenticate as this host.
     pub(super) fn begin(&mut self, host: usize) {
         self.reset();
         self.host = host;
+        self.must = true;
+        self.serves = false;
         self.transaction = 0;
         self.step = Step::AwaitsNegotiate;
     }
 
+    /// A host that has authenticated does so again (Base 8.13.5). False where the message is none to begin that with.
+    pub(super) fn begin_again(
+        &mut self,
+        message: &Result<(u16, AuthMessage<'_>), BadMessage>,
+    ) -> bool {
+        let begins = matches!(message, Ok((_, AuthMessage::Negotiate { .. })));
+        if !self.must || !begins {
+            return false;
+        }
+        self.step = Step::AwaitsNegotiate;
+        true
+    }
+
+    /// Whether commands are taken.
     pub(super) const fn is_open(&self) -> bool {
+        self.serves
+    }
+
+    /// Whether none is under way.
+    pub(super) const fn is_over(&self) -> bool {
         matches!(self.step, Step::Open)
+    }
+
+    /// Whether it may authenticate, or has to.
+    pub(super) const fn authenticates(&self) -> bool {
+        self.must
     }
 
     /// What is to be computed, once.
@@ -147,6 +186,7 @@ impl Auth {
     /// It failed, and whatever was agreed on is forgotten. The first reason counts.
     pub(super) fn fail(&mut self, refusal: AuthRefusal) {
         self.forget();
+        self.serves = false;
         if !matches!(self.step, Step::HasFailure(_) | Step::Ended) {
             self.step = Step::HasFailure(refusal);
         }
@@ -201,11 +241,12 @@ impl Auth {
                 }
             }
             (Step::AwaitsSuccess2, AuthMessage::Success2) => {
-                self.reset();
+                self.finish();
                 Ok(Next::Opened)
             }
             (Step::AwaitsReply | Step::AwaitsSuccess2, AuthMessage::Failure2 { .. }) => {
                 self.forget();
+                self.serves = false;
                 self.step = Step::Ended;
                 Ok(Next::Close)
             }
@@ -368,10 +409,7 @@ impl Auth {
         match mem::replace(&mut self.step, Step::Ended) {
             Step::HasChallenge => self.step = Step::AwaitsReply,
             Step::HasSuccess if is_mutual => self.step = Step::AwaitsSuccess2,
-            Step::HasSuccess => {
-                self.forget();
-                self.step = Step::Open;
-            }
+            Step::HasSuccess => self.finish(),
             _ => return Ok(Some(Fetched::Failure)),
         }
         Ok(Some(Fetched::Message))

@@ -127,8 +127,8 @@ impl Frontend {
         all.min_by_key(|(_, connection)| connection.step_deadline).map(|(c, _)| c)
     }
 
-    /// Before it is authenticated a connection takes these two commands and no other (C37).
-    pub(super) fn judge_unauthenticated(
+    /// Before it is authenticated a connection takes these two commands and no other (C37), afterwards others as well.
+    pub(super) fn judge_auth(
         &mut self,
         c: usize,
         slot: u16,
@@ -155,7 +155,7 @@ impl Frontend {
                     return Err(Status::SGL_LENGTH_INVALID);
                 }
                 let connection = &mut self.connections[c];
-                if connection.auth_fetch.is_some() {
+                if connection.auth_fetch.is_some() || connection.auth.is_over() {
                     return Err(Status::SEQUENCE_ERROR);
                 }
                 connection.slots[usize::from(slot)].phase = Phase::AwaitsAuth;
@@ -171,13 +171,18 @@ impl Frontend {
     /// next (Base 8.13.5).
     pub(super) fn auth_message(&mut self, c: usize, slot: u16, bytes: usize) {
         let connection = &mut self.connections[c];
-        if connection.auth.is_open() {
+        let message = AuthMessage::parse(&connection.small[..bytes]);
+        let again = connection.auth.is_over();
+        if again && !connection.auth.begin_again(&message) {
             self.respond(c, slot, Status::SEQUENCE_ERROR, 0);
             return;
         }
         let parties = parties!(self, connection.auth.host);
-        let message = AuthMessage::parse(&connection.small[..bytes]);
         let next = connection.auth.take(message, &self.config.auth, &parties);
+        if again {
+            // As long as the first time; meanwhile everything else goes on.
+            self.set_auth_deadline(c);
+        }
         self.respond(c, slot, Status::SUCCESS, 0);
         match next {
             Ok(Next::Nothing) => {}
@@ -185,6 +190,7 @@ impl Frontend {
             Ok(Next::Opened) => self.auth_is_done(c),
             Ok(Next::Close) => {
                 self.counters.auth_failures += 1;
+                self.drop_first(c);
                 self.leave_after_auth(c);
             }
             Err(refusal) => self.fail_auth(c, refusal),
@@ -219,7 +225,7 @@ impl Frontend {
         self.enqueue(c, slot);
         if fetched == Fetched::Failure {
             self.leave_after_auth(c);
-        } else if self.connections[c].auth.is_open() {
+        } else if self.connections[c].auth.is_over() {
             self.auth_is_done(c);
         }
     }
@@ -242,6 +248,7 @@ impl Frontend {
         }
         connection.auth.fail(refusal);
         self.counters.auth_failures += 1;
+        self.drop_first(c);
         self.delay_failure(c, FAILURE_DELAY);
     }
 

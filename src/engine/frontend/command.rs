@@ -90,10 +90,10 @@ impl Frontend {
             self.restart_keep_alive(k);
         }
         if !self.connections[c].auth.is_open() {
-            return self.judge_unauthenticated(c, slot, sqe, data);
+            return self.judge_auth(c, slot, sqe, data);
         }
         match (sqe.opcode, self.connections[c].qid) {
-            (opcode::FABRICS, _) => self.judge_fabrics(c, k, sqe, data),
+            (opcode::FABRICS, _) => self.judge_fabrics(c, slot, k, sqe, data),
             (_, 0) => self.judge_admin(c, slot, k, sqe, data),
             (_, _) => self.judge_io(c, slot, k, sqe, data, first),
         }

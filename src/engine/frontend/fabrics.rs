@@ -49,14 +49,22 @@ impl Frontend {
     pub(super) fn judge_fabrics(
         &mut self,
         c: usize,
+        slot: u16,
         k: usize,
         sqe: &Sqe,
         data: u32,
     ) -> Result<Verdict, Status> {
         let is_admin = self.connections[c].qid == 0;
-        // A connection authenticates once.
-        if matches!(sqe.fctype(), fctype::CONNECT | fctype::AUTH_SEND | fctype::AUTH_RECEIVE) {
-            return Err(Status::SEQUENCE_ERROR);
+        match sqe.fctype() {
+            fctype::AUTH_SEND | fctype::AUTH_RECEIVE
+                if self.connections[c].auth.authenticates() =>
+            {
+                return self.judge_auth(c, slot, sqe, data);
+            }
+            fctype::CONNECT | fctype::AUTH_SEND | fctype::AUTH_RECEIVE => {
+                return Err(Status::SEQUENCE_ERROR);
+            }
+            _ => {}
         }
         no_data(data)?;
         match (sqe.fctype(), is_admin) {

@@ -56,6 +56,13 @@ impl Frontend {
         self.end_first(c, first, Status::ABORTED_MISSING_FUSED);
     }
 
+    /// The queue takes no second command any more.
+    pub(super) fn drop_first(&mut self, c: usize) {
+        let first = core::mem::replace(&mut self.connections[c].first, First::None);
+        self.miss_second(c, first);
+        self.set_data_deadline(c, false);
+    }
+
     fn end_first(&mut self, c: usize, first: First, status: Status) {
         let Some(cmd) = self.first_command(c, first) else {
             return;

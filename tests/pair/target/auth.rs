@@ -101,6 +101,7 @@ pub(crate) const ROWS: &[Row] = &[
         say(&mut raw, &dialogue.reply(SECRET));
         assert_told(raw, 4, AuthRefusal::Failed, "a reflected challenge");
     }),
+    sent("C40", "authenticates again, and fails to", again),
     sent("C41", "an offer below what is allowed, and a secret that is none", |field| {
         let offer = |hashes, groups| AuthMessage::Negotiate {
             secure_channel: 0,
@@ -332,6 +333,43 @@ fn before_authentication(field: &Field) {
     assert!(io.read(5, lba, 1) == [0x37; 4096], "C37");
 }
 
+/// On queues in use: they are served meanwhile, and until it fails.
+fn again(field: &Field) {
+    let lba = field.lba();
+    let (mut admin, cntlid) = asked(field, 0, ConnectData::CNTLID_ANY);
+    authenticate(&mut admin, field);
+    assert_eq!(admin.status(&set_cc(Cc::ENABLED.0), &[]), Status::SUCCESS);
+    let (mut io, _) = asked(field, 1, cntlid);
+    authenticate(&mut io, field);
+    let keep_alive = Sqe::new(opcode::KEEP_ALIVE, 4, 0);
+    let one = write(1, lba, 1, true);
+    for round in 1..=3_u8 {
+        let dialogue = challenged(&mut admin, field, round.into());
+        assert_eq!(admin.status(&keep_alive, &[]), Status::SUCCESS, "C40 challenged again");
+        say(&mut admin, &dialogue.reply(SECRET));
+        dialogue.assert_success(&hear(&mut admin), true);
+        say(&mut admin, &message(round.into(), &AuthMessage::Success2));
+        assert_eq!(admin.status(&keep_alive, &[]), Status::SUCCESS, "C40 again");
+        let dialogue = challenged(&mut io, field, round.into());
+        assert_eq!(io.status(&one, &[round; 4096]), Status::SUCCESS, "C40 challenged again");
+        say(&mut io, &dialogue.reply(SECRET));
+        dialogue.assert_success(&hear(&mut io), true);
+        assert!(io.read(2, lba, 1) == [round; 4096], "C40 before its Success2");
+        say(&mut io, &message(round.into(), &AuthMessage::Success2));
+        assert_eq!(io.status(&one, &[round + 100; 4096]), Status::SUCCESS, "C40 again");
+    }
+    let dialogue = challenged(&mut io, field, 9);
+    say(&mut io, &dialogue.reply(OTHER));
+    let told = hear(&mut io);
+    let failed = AuthMessage::Failure1 { explanation: AuthRefusal::Failed as u8 };
+    assert_eq!(AuthMessage::parse_padded(&told), Ok((9, failed)), "C40 again, another secret");
+    io.assert_closed("C40 again, another secret");
+    // Its controller is there, and takes another queue in its place.
+    let (mut io, _) = asked(field, 1, cntlid);
+    authenticate(&mut io, field);
+    assert!(io.read(3, lba, 1) == [103; 4096], "C40");
+}
+
 /// Not one byte comes for room that does not hold the message, and nothing is lost.
 fn too_little_room(field: &Field) {
     let small = |raw: &mut Raw, rooms: &[u32]| {
@@ -408,13 +446,14 @@ fn out_of_order(field: &Field) {
     assert_told(raw, 4, wrong, "before the challenge");
     let (raw, _) = asked(field, 0, ConnectData::CNTLID_ANY);
     assert_told(raw, 0, wrong, "a fetch before Negotiate");
-    // Once is enough: what is open is not asked again.
+    // What is open asks for nothing, and is not closed by what it did not ask for.
     let (mut raw, _) = asked(field, 0, ConnectData::CNTLID_ANY);
     authenticate(&mut raw, field);
-    let again = negotiate(5);
-    let sqe = AuthCommand::new(again.len() as u32).emit_send(9);
-    assert_eq!(raw.status(&sqe, &again), Status::SEQUENCE_ERROR, "C40");
-    let sqe = AuthCommand::new(ROOM).emit_receive(9);
-    assert_eq!(raw.status(&sqe, &[]), Status::SEQUENCE_ERROR, "C40");
+    for late in [&reply, &success2] {
+        let sqe = AuthCommand::new(late.len() as u32).emit_send(9);
+        assert_eq!(raw.status(&sqe, late), Status::SEQUENCE_ERROR, "C40");
+        let sqe = AuthCommand::new(ROOM).emit_receive(9);
+        assert_eq!(raw.status(&sqe, &[]), Status::SEQUENCE_ERROR, "C40");
+    }
     assert_eq!(raw.status(&set_cc(Cc::ENABLED.0), &[]), Status::SUCCESS, "C40");
 }

@@ -2,11 +2,12 @@
 //! The host's side is put together from `wire` and `chap` by hand, so that it can also be put together wrongly (`bad_auth`).
 
 use super::*;
+use crate::frontend::auth_commands::{AUTH_LIMIT, FAILURE_DELAY};
 use core::convert::Infallible;
 use ibid_chap::{Digest, Done, Exchange, Keys, Role, Secret, Work};
 use ibid_wire::nvme_tcp::{
-    AuthCommand, AuthHash, AuthMessage, AuthOffer, CONNECT_AUTH_REQUIRED, DISCOVERY_NQN, DhGroup,
-    Identify, PropertyGet, cns, fctype,
+    AuthCommand, AuthHash, AuthMessage, AuthOffer, AuthRefusal, CONNECT_AUTH_REQUIRED,
+    DISCOVERY_NQN, DhGroup, Identify, PropertyGet, cns, fctype, psdt,
 };
 
 pub(super) const SECRET: &str = "DHHC-1:01:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh+KfiaR:";
@@ -338,14 +339,124 @@ fn who_has_no_secret_is_not_asked_and_who_is_not_listed_stays_out() {
     assert_eq!((cqe.status, cqe.result >> 16), (Status::SUCCESS, 0));
 }
 
+/// A host authenticates again on queues that are in use (as Linux does when it is given another key). They serve it all the while.
 #[test]
-fn a_connection_authenticates_once() {
+fn a_host_may_authenticate_again_and_is_served_meanwhile() {
+    let mut world = World::new(auth_config(&AuthHash::ALL, &[DhGroup::Null]));
+    let (admin, cntlid) = world.asked(0, ConnectData::CNTLID_ANY);
+    world.authenticate(admin, true);
+    let enable =
+        PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+    assert_eq!(world.status(admin, &enable.emit(1), &[]), Status::SUCCESS);
+    let (io, _) = world.asked(1, cntlid);
+    world.authenticate(io, true);
+    let mut proved = 2;
+    for mutual in [false, true, true] {
+        let serves = |world: &mut World| {
+            let keep_alive = Sqe::new(opcode::KEEP_ALIVE, 7, 0);
+            assert_eq!(world.status(admin, &keep_alive, &[]), Status::SUCCESS);
+            assert_eq!(world.status(io, &write(1, 0, 1, 4096, true), &[7; 4096]), Status::SUCCESS);
+            assert_eq!(world.frontend.authenticating(), 0);
+        };
+        for conn in [admin, io] {
+            let dialogue = world.challenged(conn, 7);
+            serves(&mut world);
+            world.say(conn, &dialogue.reply(SECRET, mutual));
+            serves(&mut world);
+            world.hear(conn);
+            serves(&mut world);
+            if mutual {
+                assert_eq!(world.frontend.counters().authenticated, proved, "half of it is none");
+                world.say(conn, &emit_message(7, &AuthMessage::Success2));
+            }
+            proved += 1;
+            assert_eq!(world.frontend.counters().authenticated, proved);
+        }
+    }
+    // What is over takes no time: long after it the queues are there.
+    world.now = world.now.after(AUTH_LIMIT).after(Nanos::from_millis(1));
+    for connection in [admin, io] {
+        assert_eq!(
+            world.frontend.connections[connection.index()].step_deadline,
+            Nanos::NEVER,
+            "a deadline is left"
+        );
+    }
+    assert_eq!(world.frontend.counters().auth_failures, 0);
+}
+
+/// Only a Negotiate begins it, and only where the host had to authenticate.
+#[test]
+fn what_begins_no_authentication_changes_nothing() {
     let mut world = World::new(auth_config(&AuthHash::ALL, &[DhGroup::Null]));
     let (admin, _) = world.asked(0, ConnectData::CNTLID_ANY);
-    world.authenticate(admin, false);
-    assert_eq!(world.try_say(admin, &negotiate(2)), Status::SEQUENCE_ERROR);
-    assert_eq!(world.probe(admin), Status::SEQUENCE_ERROR, "still open, not enabled yet");
-    assert!(!world.is_closing(admin));
+    let old = world.authenticate(admin, false);
+    let failure = emit_message(0x1234, &AuthMessage::Failure2 { explanation: 1 });
+    let success = emit_message(0x1234, &AuthMessage::Success2);
+    let cut = negotiate(4)[..20].to_vec();
+    for message in [old.reply(SECRET, true), success, failure, cut, vec![1]] {
+        assert_eq!(world.try_say(admin, &message), Status::SEQUENCE_ERROR);
+        world.ask(admin, ROOM);
+        assert_eq!(world.answer(admin).cqe().status, Status::SEQUENCE_ERROR);
+        assert_eq!(world.probe(admin), Status::SEQUENCE_ERROR, "still open, not enabled yet");
+    }
+    let free = world.initialised(0);
+    let data = ConnectData { hostnqn: put_nqn(FREE_HOST).unwrap(), ..connect_fields(0xffff) };
+    assert_eq!(world.status(free, &connect(0).emit(1), &emit(&data)), Status::SUCCESS);
+    assert_eq!(world.try_say(free, &negotiate(2)), Status::SEQUENCE_ERROR);
+    assert!(!world.is_closing(admin) && !world.is_closing(free));
+    assert_eq!(world.frontend.counters().auth_failures, 0);
+}
+
+/// Who can not prove again what he proved has nothing more from that instant on. What is with the shard comes to its end, and a compare that
+/// waits for the second half of its pair ends.
+#[test]
+fn whoever_fails_to_authenticate_again_is_ended() {
+    const OTHER_SECRET: &str = "DHHC-1:00:ia6zGodOr4SEG0Zzaw398rpY0wqipUWj4jWjUh4HWUz6aQ2n:";
+    for told in [true, false] {
+        let mut world = World::new(auth_config(&AuthHash::ALL, &[DhGroup::Ffdhe2048]));
+        let (admin, cntlid) = world.asked(0, ConnectData::CNTLID_ANY);
+        world.authenticate(admin, true);
+        let enable =
+            PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+        assert_eq!(world.status(admin, &enable.emit(1), &[]), Status::SUCCESS);
+        let (io, _) = world.asked(1, cntlid);
+        world.authenticate(io, true);
+        let dialogue = world.challenged(io, 7);
+        // While what was agreed is still being computed half of a pair comes.
+        world.answers = false;
+        world.say(io, &dialogue.reply(OTHER_SECRET, false));
+        let first = compare(3, 0, 1, 4096, false).fused(psdt::FUSE_FIRST);
+        let bytes = world.capsule(&first, &[]);
+        world.give(io, &bytes, usize::MAX);
+        assert!(world.pdus(io).is_empty(), "it is taken");
+        world.compute(io);
+        world.drain();
+        let ended = world.answer(io).cqe();
+        assert_eq!((ended.cid, ended.status), (3, Status::ABORTED_MISSING_FUSED));
+        assert!(world.events.iter().any(|event| matches!(event, Event::Abandoned { .. })));
+        assert_eq!(
+            world.status(io, &write(1, 0, 1, 4096, true), &[7; 4096]),
+            Status::AUTHENTICATION_REQUIRED,
+            "AUTH-1"
+        );
+        assert_eq!(world.status(admin, &Sqe::new(opcode::KEEP_ALIVE, 7, 0), &[]), Status::SUCCESS);
+        if told {
+            world.ask(io, ROOM);
+            world.now = world.now.after(FAILURE_DELAY);
+            world.frontend.tick(world.now);
+            world.drain();
+            let bytes = world.heard(io);
+            let failed = AuthMessage::Failure1 { explanation: AuthRefusal::Failed as u8 };
+            assert_eq!(AuthMessage::parse_padded(&bytes), Ok((7, failed)));
+        } else {
+            world.now = world.now.after(AUTH_LIMIT);
+            world.frontend.tick(world.now);
+            world.drain();
+        }
+        assert!(world.is_closing(io));
+        assert_eq!(world.frontend.counters().auth_failures, 1);
+    }
 }
 
 /// The preferred one of ours counts, not the host's.
