@@ -503,36 +503,6 @@ mod tests {
     }
 
     #[test]
-    fn a_card_of_ones_own_is_vfios_behind_an_iommu() {
-        let check = |tree: &Tree, address: &str, name: &str| {
-            let mut config = config();
-            config.link.device = LinkDevice::Pci(address.into());
-            let checks = Network::gather(&tree.root(), Some(&config)).checks(Some(&config), None);
-            checks.into_iter().find(|check| check.topic.name == name).unwrap()
-        };
-        let card = "0000:3b:00.0";
-        let plain = tree();
-        plain.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
-        let found = check(&plain, card, "nic-driver");
-        assert_eq!(found.verdict, Fail, "{found:?}");
-        assert!(format!("{found:?}").contains("bind.sh 0000:3b:00.0"), "{found:?}");
-        let found = check(&plain, "0000:3c:00.0", "nic-driver");
-        assert_eq!(found.verdict, Fail, "{found:?}");
-        assert!(format!("{found:?}").contains("is no network controller"), "{found:?}");
-
-        let bound = Tree::new(&[]);
-        bound.put("sys/devices/pci0/0000:3b:00.0/class", "0x020000");
-        bound.link("sys/devices/pci0/0000:3b:00.0/driver", "../../../bus/pci/drivers/vfio-pci");
-        bound.link("sys/bus/pci/devices/0000:3b:00.0", "../../../devices/pci0/0000:3b:00.0");
-        assert_eq!(check(&bound, card, "iommu").verdict, Fail);
-        assert_eq!(check(&bound, card, "nic-driver").verdict, Fail);
-        bound.put("sys/devices/pci0/0000:3b:00.0/iommu_group/type", "DMA");
-        bound.put("sys/kernel/iommu_groups/1/type", "DMA");
-        assert_eq!(check(&bound, card, "iommu").verdict, Good);
-        assert_eq!(check(&bound, card, "nic-driver").verdict, Good);
-    }
-
-    #[test]
     fn each_check_has_its_verdicts() {
         let net = "sys/class/net/eth1";
         for (path, text, name, expected, told) in [
