@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn one_nic_is_allowed_or_none_is_looked_at() {
-        let last = |pci| arguments(true, 64, "0", pci).pop().unwrap();
+        let last = |pci| arguments(true, 64, None, "0", pci).pop().unwrap();
         assert_eq!(last(None).as_c_str(), c"--no-pci");
         assert_eq!(
             last(Some(c"--allow=0000:3b:00.0".to_owned())).as_c_str(),
