@@ -17,7 +17,9 @@ use ibid_control::rpc::{Handler, Refused, Server, Timeouts};
 use ibid_control::status::{
     CpReport, Histograms, RecoveryStatus, Status, VerifyReport, VerifyRequest,
 };
-use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkPort, SpanMode};
+use ibid_dpdk::{
+    Eal, EalConfig, EalMemory, LinkConfig, LinkFacts, LinkPort, SpanMode, UdpChecksum,
+};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
     ACCEPTS_MAX, Arena, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts, MemoryWish,
@@ -382,11 +384,31 @@ fn open_port(
 ) -> anyhow::Result<NodePort> {
     let port = LinkPort::open(eal, &link_config(config), arena.clone(), MonotonicClock::new())
         .with_context(|| link_name(config))?;
+    info!("link over {}", facts(port.facts()));
     let Some((injected, counts)) = faults else { return Ok(Box::new(port)) };
     let arena = arena.clone();
     let port = FaultyPort::new(port, arena, injected.faults, &counts, MonotonicClock::new());
     faults::announce(&injected)?;
     Ok(Box::new(port))
+}
+
+/// What the link's device does and what the CPU does for it.
+fn facts(facts: &LinkFacts) -> String {
+    let payload = match (facts.from_arena, facts.segments_max) {
+        (true, Some(most)) => format!("sent from log memory, in frames of at most {most} pieces"),
+        (true, None) => "sent from log memory".to_owned(),
+        (false, _) => "copied to be sent".to_owned(),
+    };
+    let made = match facts.tx_checksum {
+        UdpChecksum::None => "not sent",
+        UdpChecksum::Device => "made by the device",
+        UdpChecksum::Software => "made by the CPU",
+    };
+    let checked = if facts.rx_checksum_by_device { "the device" } else { "the CPU" };
+    format!(
+        "{}: payload is {payload}; UDP checksums are {made} and checked by {checked}",
+        facts.driver
+    )
 }
 
 /// The link's device as the configuration has it, for an error message.
@@ -418,6 +440,8 @@ fn link_config(config: &Config) -> LinkConfig {
         device,
         local: config.link.local,
         peer: config.link.peer,
+        gateway: config.link.router(),
+        vlan: config.link.vlan,
         peer_mac: config.link.peer_mac,
         mtu: config.link.mtu,
         spans: SpanMode::Auto,

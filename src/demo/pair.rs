@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -273,7 +273,7 @@ fn node_config(
     // Fresh files each time: a demonstration never goes on where another ended.
     drop(fs::remove_dir_all(&folder));
     drop(fs::create_dir_all(&folder));
-    let ends: [SocketAddrV4; 2] =
+    let ends: [SocketAddr; 2] =
         ["192.0.2.1:4791", "192.0.2.2:4791"].map(|end| end.parse().expect("an address"));
     let device = match veth {
         Some(veth) => LinkDevice::AfPacket {
@@ -309,6 +309,9 @@ fn node_config(
             device,
             local: ends[usize::from(!source)],
             peer: ends[usize::from(source)],
+            prefix: None,
+            gateway: None,
+            vlan: None,
             peer_mac: None,
             mtu: 9000,
         },

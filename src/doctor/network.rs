@@ -2,7 +2,7 @@
 //! Facts out of /proc and /sys and of the running node's status; verdicts from those alone.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use ibid_control::config::{Config, LinkDevice};
@@ -27,8 +27,8 @@ pub(crate) struct Network {
     pub(crate) own: Option<Interface>,
     /// The name and NUMA node of the link's NIC, whoever drives it.
     pub(crate) nic: Option<(String, u32)>,
-    /// IPv4 addresses that the kernel answers for.
-    pub(crate) addresses: Seen<BTreeSet<Ipv4Addr>>,
+    /// Addresses that the kernel answers for.
+    pub(crate) addresses: Seen<BTreeSet<IpAddr>>,
 }
 
 /// A network controller on the PCI bus.
@@ -85,7 +85,13 @@ impl Network {
             interfaces: root.names("/sys/class/net"),
             own: own.and_then(|name| Interface::gather(root, name)),
             nic: config.and_then(|config| nic(root, config)),
-            addresses: root.text("/proc/net/fib_trie").map(|text| local_addresses(&text)),
+            addresses: root.text("/proc/net/fib_trie").map(|text| {
+                let mut all = local_addresses(&text);
+                // Absent where the kernel has no IPv6.
+                let v6 = root.text("/proc/net/if_inet6").unwrap_or_default();
+                all.extend(local_addresses_v6(&v6));
+                all
+            }),
         }
     }
 
@@ -220,7 +226,7 @@ impl Network {
     }
 
     fn address(&self, config: &Config, own: &Interface) -> Check {
-        let local = *config.link.local.ip();
+        let local = config.link.local.ip();
         match &self.addresses {
             Err(unseen) => ADDRESS.unseen(unseen, ["ip address".to_owned()]),
             Ok(all) if all.contains(&local) => ADDRESS.warn(
@@ -290,10 +296,11 @@ impl Interface {
         }
         let own = format!("{name}: {have} for link.mtu = {want}");
         let (local, peer) = (config.link.local.ip(), config.link.peer.ip());
+        let headers = if local.is_ipv4() { PING_HEADERS } else { PING_HEADERS_V6 };
         let ping = [
             "# the kernel must know the addresses for this moment, on both nodes, while ibid does not run:".to_owned(),
             format!("ip address add {local} peer {peer} dev {name}"),
-            format!("ping -M do -c 3 -s {} {peer}", want - PING_HEADERS),
+            format!("ping -M do -c 3 -s {} {peer}", want - headers),
             format!("ip address del {local} peer {peer} dev {name}"),
         ];
         let Some(link) = link else {
@@ -369,17 +376,25 @@ pub(crate) fn nic(root: &Root, config: &Config) -> Option<(String, u32)> {
 }
 
 /// Addresses that are marked LOCAL in the kernel's table of routes.
-fn local_addresses(fib_trie: &str) -> BTreeSet<Ipv4Addr> {
+fn local_addresses(fib_trie: &str) -> BTreeSet<IpAddr> {
     let mut last: Option<Ipv4Addr> = None;
     let mut all = BTreeSet::new();
     for line in fib_trie.lines().map(str::trim) {
         if let Some(address) = line.strip_prefix("|-- ") {
             last = address.parse().ok();
         } else if line.starts_with("/32 host LOCAL") {
-            all.extend(last);
+            all.extend(last.map(IpAddr::V4));
         }
     }
     all
+}
+
+/// The addresses of all interfaces, each line's first word in 32 digits.
+fn local_addresses_v6(if_inet6: &str) -> impl Iterator<Item = IpAddr> {
+    let words = if_inet6.lines().filter_map(|line| line.split_whitespace().next());
+    words
+        .filter_map(|word| u128::from_str_radix(word, 16).ok())
+        .map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)))
 }
 
 /// IFF_UP of the interface's flags.
@@ -393,6 +408,8 @@ const MTU_ORDINARY: u32 = 1500;
 const ETHERNET_BYTES: u32 = 14;
 /// IPv4's and ICMP's headers.
 const PING_HEADERS: u32 = 28;
+/// IPv6's and ICMPv6's.
+const PING_HEADERS_V6: u32 = 48;
 /// One frame in so many may be sent again without a suspicion.
 const LOST_MAX: u64 = 20;
 
@@ -597,5 +614,13 @@ mod tests {
         assert!(said(Some(&out)).1.contains("no frame longer than 1500"));
         let down = LinkStatus { up: false, ..good };
         assert_eq!(said(Some(&down)).0, Warn);
+    }
+
+    #[test]
+    fn the_kernels_addresses_of_ipv6_are_read_too() {
+        let text = "00000000000000000000000000000001 01 80 10 80       lo\n20010db8000000000000000000000001 02 40 00 80     eth0\n";
+        let all: Vec<IpAddr> = local_addresses_v6(text).collect();
+        assert_eq!(all, ["::1", "2001:db8::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(local_addresses_v6("").count(), 0, "a kernel without IPv6");
     }
 }

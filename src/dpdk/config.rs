@@ -1,17 +1,24 @@
 //! What a link port is made of: a device, two addresses, an MTU. Turns them into DPDK's device arguments.
 //! Refuses what would mean something else there; touches nothing.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::PortError;
-use crate::headers::ETHERNET_BYTES;
+use crate::ethernet;
 
 /// Smallest IPv4 MTU that every host must take (RFC 791).
 pub const MTU_MIN: u16 = 576;
+/// The same for IPv6 (RFC 8200).
+pub const MTU_MIN_V6: u16 = 1280;
 /// The largest frames that NICs commonly carry.
 pub const MTU_MAX: u16 = 9000;
+
+/// VLANs that a frame can belong to: 0 is none, 4095 is reserved (IEEE 802.1Q).
+const VLAN_MIN: u16 = 1;
+/// The other end.
+const VLAN_MAX: u16 = 4094;
 
 /// The device under a link port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,12 +66,16 @@ pub struct LinkConfig {
     /// The device.
     pub device: LinkDevice,
     /// Our address and UDP port.
-    pub local: SocketAddrV4,
-    /// The peer's. Both must be on one Ethernet segment: there is no routing.
-    pub peer: SocketAddrV4,
-    /// The peer's Ethernet address; `None` asks for it by ARP.
+    pub local: SocketAddr,
+    /// The peer's, of the same family.
+    pub peer: SocketAddr,
+    /// The router that leads to the peer; `None`: both are on one Ethernet segment.
+    pub gateway: Option<IpAddr>,
+    /// The 802.1Q VLAN of every frame, 1 to 4094; `None`: no tag.
+    pub vlan: Option<u16>,
+    /// The Ethernet address that frames go to, the peer's or the gateway's; `None` asks for it by ARP or NDP.
     pub peer_mac: Option<[u8; 6]>,
-    /// Largest IPv4 packet, [`MTU_MIN`] to [`MTU_MAX`]. Both ends must agree, and all between them carry it.
+    /// Largest IP packet, [`MTU_MIN`] to [`MTU_MAX`]. Both ends must agree, and all between them carry it.
     pub mtu: u16,
     /// How payload reaches the device.
     pub spans: SpanMode,
@@ -90,7 +101,7 @@ pub(crate) enum Bus {
 impl LinkConfig {
     /// The largest Ethernet frame, without FCS.
     pub(crate) fn frame_bytes_max(&self) -> usize {
-        usize::from(self.mtu) + ETHERNET_BYTES
+        usize::from(self.mtu) + ethernet::header_bytes(self.vlan)
     }
 
     /// The size of one slot of a device's ring: the power of two that holds a frame and a driver's own header (af_packet: 66 bytes).
@@ -99,8 +110,17 @@ impl LinkConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), PortError> {
-        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
-            return Err(PortError::Mtu(self.mtu));
+        let v4 = self.local.is_ipv4();
+        let least = if v4 { MTU_MIN } else { MTU_MIN_V6 };
+        if !(least..=MTU_MAX).contains(&self.mtu) {
+            return Err(PortError::Mtu { mtu: self.mtu, least });
+        }
+        let others = [Some(self.peer.ip()), self.gateway];
+        if others.iter().flatten().any(|ip| ip.is_ipv4() != v4) {
+            return Err(PortError::Families);
+        }
+        if self.vlan.is_some_and(|vlan| !(VLAN_MIN..=VLAN_MAX).contains(&vlan)) {
+            return Err(PortError::Vlan(self.vlan.unwrap_or(0)));
         }
         Ok(())
     }
@@ -180,14 +200,15 @@ const DEVICE_NAME_BYTES_MAX: usize = 63;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     fn config(device: LinkDevice, mtu: u16) -> LinkConfig {
-        let address = |last| SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, last), 4421);
+        let address = |last| SocketAddr::from(([192, 0, 2, last], 4421));
         LinkConfig {
             device,
             local: address(1),
             peer: address(2),
+            gateway: None,
+            vlan: None,
             peer_mac: None,
             mtu,
             spans: SpanMode::Auto,
@@ -227,8 +248,29 @@ mod tests {
     #[test]
     fn an_mtu_outside_the_bounds_is_refused() {
         let null = || LinkDevice::Vdev("net_null0".into());
-        assert_eq!(config(null(), 9001).check(), Err(PortError::Mtu(9001)));
-        assert_eq!(config(null(), 575).check(), Err(PortError::Mtu(575)));
+        let refused = |mtu, least| Err(PortError::Mtu { mtu, least });
+        assert_eq!(config(null(), 9001).check(), refused(9001, 576));
+        assert_eq!(config(null(), 575).check(), refused(575, 576));
+        let ends = ["[2001:db8::1]:1", "[2001:db8::2]:2"].map(|end| end.parse().unwrap());
+        let [local, peer] = ends;
+        let v6 = |mtu| LinkConfig { local, peer, ..config(null(), mtu) };
+        assert_eq!(v6(1279).check(), refused(1279, 1280));
+        assert_eq!(v6(1280).check(), Ok(()));
         assert_eq!(config(null(), 1500).check(), Ok(()));
+    }
+
+    #[test]
+    fn ends_of_two_families_and_vlans_that_are_none_are_refused() {
+        let plain = || config(LinkDevice::Vdev("net_null0".into()), 1500);
+        let peer = "[2001:db8::2]:2".parse().unwrap();
+        assert_eq!(LinkConfig { peer, ..plain() }.check(), Err(PortError::Families));
+        let gateway = Some("fe80::1".parse().unwrap());
+        assert_eq!(LinkConfig { gateway, ..plain() }.check(), Err(PortError::Families));
+        for vlan in [0, 4095, u16::MAX] {
+            let tagged = LinkConfig { vlan: Some(vlan), ..plain() };
+            assert_eq!(tagged.check(), Err(PortError::Vlan(vlan)));
+        }
+        let tagged = LinkConfig { vlan: Some(4094), ..plain() };
+        assert_eq!((tagged.check(), tagged.frame_bytes_max()), (Ok(()), 1518));
     }
 }

@@ -16,15 +16,42 @@ use crate::pool::Pool;
 pub(crate) struct Abilities {
     /// Transmits chains of segments.
     pub(crate) chains: bool,
+    /// Reads memory that is not DPDK's own.
+    pub(crate) foreign: bool,
     /// Segments of a frame at most; devices that name no bound have none.
     pub(crate) segments_max: usize,
     /// The largest IP packet it can be told to carry. Virtual devices don't say what they really carry.
     pub(crate) mtu_max: u16,
+    /// Makes the UDP checksum of what it sends.
+    pub(crate) tx_udp: bool,
+    /// Looks at the UDP checksum of what it receives.
+    pub(crate) rx_udp: bool,
 }
 
 impl Abilities {
-    /// Of a device that takes one segment for each frame.
-    pub(crate) const NONE: Abilities = Abilities { chains: false, segments_max: 1, mtu_max: 0 };
+    /// Of a device that says nothing about itself.
+    pub(crate) const NONE: Abilities = Abilities {
+        chains: false,
+        foreign: false,
+        segments_max: 1,
+        mtu_max: 0,
+        tx_udp: false,
+        rx_udp: false,
+    };
+
+    /// What a driver of this name says: flags of what it can offload in either direction, and the most segments of a frame, 0 for
+    /// "no bound".
+    fn of(driver: &[u8], tx: u64, rx: u64, segments_max: u16, mtu_max: u16) -> Abilities {
+        let can = |capabilities: u64, flag: u32| capabilities & u64::from(flag) != 0;
+        Abilities {
+            chains: can(tx, sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS),
+            foreign: !OWN_MEMORY_ONLY.contains(&driver),
+            segments_max: if segments_max == 0 { usize::MAX } else { segments_max.into() },
+            mtu_max,
+            tx_udp: can(tx, sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
+            rx_udp: can(rx, sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM),
+        }
+    }
 }
 
 /// An open ethdev. Stopped, closed and removed on drop.
@@ -34,6 +61,7 @@ pub(crate) struct Device {
     name: CString,
     started: bool,
     abilities: Abilities,
+    driver: String,
 }
 
 impl Device {
@@ -63,13 +91,14 @@ impl Device {
                 Bus::Pci => PortError::NoNic,
             });
         }
+        let (abilities, driver) = (Abilities::NONE, String::new());
         let mut device =
-            Device { port, bus: arguments.bus, name, started: false, abilities: Abilities::NONE };
-        device.abilities = device.ask()?;
+            Device { port, bus: arguments.bus, name, started: false, abilities, driver };
+        (device.abilities, device.driver) = device.ask()?;
         Ok(device)
     }
 
-    fn ask(&self) -> Result<Abilities, PortError> {
+    fn ask(&self) -> Result<(Abilities, String), PortError> {
         let mut found = MaybeUninit::<sys::rte_eth_dev_info>::zeroed();
         // SAFETY: wants a port that exists and a place for the answer.
         let code = unsafe { sys::rte_eth_dev_info_get(self.port, found.as_mut_ptr()) };
@@ -78,12 +107,16 @@ impl Device {
         }
         // SAFETY: the call succeeded and wrote all of it.
         let found = unsafe { found.assume_init() };
-        let bound = usize::from(found.tx_desc_lim.nb_seg_max);
-        Ok(Abilities {
-            chains: found.tx_offload_capa & u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS) != 0,
-            segments_max: if bound == 0 { usize::MAX } else { bound },
-            mtu_max: found.max_mtu,
-        })
+        let driver = if found.driver_name.is_null() {
+            c""
+        } else {
+            // SAFETY: not null, and a driver's name is a C string that stays as long as the driver is loaded.
+            unsafe { CStr::from_ptr(found.driver_name) }
+        };
+        let (tx, rx) = (found.tx_offload_capa, found.rx_offload_capa);
+        let abilities =
+            Abilities::of(driver.to_bytes(), tx, rx, found.tx_desc_lim.nb_seg_max, found.max_mtu);
+        Ok((abilities, driver.to_string_lossy().into_owned()))
     }
 
     /// Sets up queue 0 in both directions, for IP packets of at most `mtu` bytes. A NIC must be told; a virtual device's own MTU
@@ -93,8 +126,17 @@ impl Device {
         let socket = self.numa_socket();
         // SAFETY: rte_eth_conf is numbers and pointers that may be null; all zeroes is "the defaults".
         let mut wanted: sys::rte_eth_conf = unsafe { std::mem::zeroed() };
-        if self.abilities.chains {
-            wanted.txmode.offloads = u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
+        // What a device was not asked for it does not do.
+        for (can, flag) in [
+            (self.abilities.chains, sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS),
+            (self.abilities.tx_udp, sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
+        ] {
+            if can {
+                wanted.txmode.offloads |= u64::from(flag);
+            }
+        }
+        if self.abilities.rx_udp {
+            wanted.rxmode.offloads = u64::from(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM);
         }
         if self.bus == Bus::Pci {
             if mtu > self.abilities.mtu_max {
@@ -163,6 +205,25 @@ impl Device {
 
     pub(crate) fn abilities(&self) -> Abilities {
         self.abilities
+    }
+
+    /// The driver's name.
+    pub(crate) fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// Sets which of the abilities are used. Before [`Device::configure`].
+    pub(crate) fn use_only(&mut self, abilities: Abilities) {
+        self.abilities = abilities;
+    }
+
+    /// Has the device take frames for groups, which IPv6 asks neighbours in; all frames, where it takes no groups alone. False where it
+    /// does neither, which says nothing about a virtual device that filters nothing.
+    pub(crate) fn listen_to_groups(&mut self) -> bool {
+        // SAFETY: wants a port that exists.
+        let groups = unsafe { sys::rte_eth_allmulticast_enable(self.port) == 0 };
+        // SAFETY: as above.
+        groups || unsafe { sys::rte_eth_promiscuous_enable(self.port) == 0 }
     }
 
     pub(crate) fn numa_socket(&self) -> i32 {
@@ -237,5 +298,41 @@ fn remove(bus: Bus, name: &CStr) {
 }
 
 const VDEV: &CStr = c"vdev";
+/// Drivers that can't send from memory which is not DPDK's, and don't say so: vhost's side of a virtio-user port maps what DPDK has
+/// taken itself, and no other (`rte_extmem_register` is left out of the table that it is given).
+const OWN_MEMORY_ONLY: [&[u8]; 1] = [b"net_virtio_user"];
 /// Wished ring size of a queue; a device fits it to its limits.
 const DESCRIPTORS: u16 = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u64 = u64::MAX;
+
+    #[test]
+    fn nothing_is_used_that_a_driver_does_not_say_it_has() {
+        let silent = Abilities::of(b"net_none", 0, 0, 0, 0);
+        assert!(!silent.chains && !silent.tx_udp && !silent.rx_udp);
+        assert_eq!(silent.segments_max, usize::MAX, "no bound is no bound");
+        let able = Abilities::of(b"net_all", ALL, ALL, 8, 0);
+        assert!(able.chains && able.foreign && able.tx_udp && able.rx_udp);
+        assert_eq!(able.segments_max, 8);
+    }
+
+    #[test]
+    fn each_ability_is_a_flag_of_its_own_direction() {
+        let udp = u64::from(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM);
+        let tx = Abilities::of(b"x", udp, 0, 0, 0);
+        assert!(tx.tx_udp && !tx.rx_udp && !tx.chains);
+        let rx = Abilities::of(b"x", 0, u64::from(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM), 0, 0);
+        assert!(rx.rx_udp && !rx.tx_udp);
+        let chains = Abilities::of(b"x", u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS), 0, 0, 0);
+        assert!(chains.chains && !chains.tx_udp);
+    }
+
+    #[test]
+    fn a_driver_that_reads_only_dpdks_memory_is_given_copies_whatever_it_says() {
+        assert!(!Abilities::of(b"net_virtio_user", ALL, ALL, 0, 0).foreign);
+    }
+}

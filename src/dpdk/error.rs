@@ -39,8 +39,19 @@ pub enum EalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     /// The MTU is outside of what the port can size its buffers for.
-    #[error("an MTU of {0} is outside 576 to 9000")]
-    Mtu(u16),
+    #[error("an MTU of {mtu} is outside {least} to 9000")]
+    Mtu {
+        /// What was configured.
+        mtu: u16,
+        /// The least for the addresses' family.
+        least: u16,
+    },
+    /// IPv4 and IPv6 don't meet on one link.
+    #[error("local, peer and gateway are not all IPv4 or all IPv6")]
+    Families,
+    /// No frame can belong to it.
+    #[error("a VLAN of {0} is outside 1 to 4094")]
+    Vlan(u16),
     /// A name goes into DPDK's device arguments, where comma, equals sign, brackets and blanks mean something, or is too long.
     #[error("the device's name is empty, too long, or has one of , = [ ] or a blank in it")]
     Name,

@@ -11,10 +11,11 @@ use ibid_units::Span;
 use crate::device::Abilities;
 use crate::eal::Eal;
 use crate::error::PortError;
-use crate::headers::{FRAME_HEADERS_BYTES, Template};
 use crate::mbuf::{self, Mbuf};
 use crate::outbox::{BURST_FRAMES, PENDING_FRAMES};
 use crate::pool::{Pool, STASH_BUFFERS, Stash};
+use crate::sum::Sum;
+use crate::template::{Template, UdpChecksum};
 
 /// The buffers of what is sent, and the arena they refer to.
 pub(crate) struct Frames {
@@ -62,7 +63,7 @@ impl Frames {
         numa_socket: i32,
     ) -> Result<Frames, PortError> {
         Ok(Frames {
-            external: abilities.chains,
+            external: abilities.chains && abilities.foreign,
             segments_max: abilities.segments_max,
             stash_heads: Stash::new(),
             stash_spans: Stash::new(),
@@ -130,14 +131,24 @@ impl Frames {
         {
             return None;
         }
+        let arena = &self.registration.arena;
         let first = self.stash_heads.take();
         let write = |bytes: &mut [u8]| {
-            let (front, rest) = bytes.split_at_mut(FRAME_HEADERS_BYTES);
+            let (front, rest) = bytes.split_at_mut(template.len());
             template.write(head.len() + payload, front);
             rest.copy_from_slice(head);
+            if template.checksum() == UdpChecksum::Software {
+                let mut sum = Sum::default();
+                sum.add(head);
+                for span in spans {
+                    sum.add(&arena.bytes(*span));
+                }
+                template.finish(sum, front);
+            }
         };
         // SAFETY: fresh from the pool of heads, whose room is a whole frame; ours alone.
-        unsafe { mbuf::fill(first, FRAME_HEADERS_BYTES + head.len(), write) };
+        unsafe { mbuf::fill(first, template.len() + head.len(), write) };
+        ask_device(first, template);
         let mut last = first;
         for span in spans.iter().filter(|span| span.len > 0) {
             let segment = self.stash_spans.take();
@@ -166,7 +177,7 @@ impl Frames {
         let arena = &self.registration.arena;
         let datagram = head.len() + payload;
         let write = |bytes: &mut [u8]| {
-            let (front, rest) = bytes.split_at_mut(FRAME_HEADERS_BYTES);
+            let (front, rest) = bytes.split_at_mut(template.len());
             template.write(datagram, front);
             let (to, mut body) = rest.split_at_mut(head.len());
             to.copy_from_slice(head);
@@ -181,11 +192,27 @@ impl Frames {
             if let Some(seal) = seal {
                 seal(rest);
             }
+            if template.checksum() == UdpChecksum::Software {
+                let mut sum = Sum::default();
+                sum.add(rest);
+                template.finish(sum, front);
+            }
         };
         let mbuf = self.stash_heads.take();
         // SAFETY: fresh from the pool of heads, whose room is a whole frame; ours alone.
-        unsafe { mbuf::fill(mbuf, FRAME_HEADERS_BYTES + datagram, write) };
+        unsafe { mbuf::fill(mbuf, template.len() + datagram, write) };
+        ask_device(mbuf, template);
         Some(mbuf)
+    }
+}
+
+/// Has the device make the checksum of a frame with these headers, where it shall.
+#[inline]
+fn ask_device(frame: Mbuf, template: &Template) {
+    if template.checksum() == UdpChecksum::Device {
+        let (ethernet, ip, v4) = template.layers();
+        // SAFETY: callers have just written the template's headers to this fresh buffer.
+        unsafe { mbuf::ask_for_udp_checksum(frame, ethernet, ip, v4) };
     }
 }
 

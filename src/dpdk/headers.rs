@@ -1,27 +1,25 @@
-//! Ethernet, IPv4 and UDP headers of the link's frames: written from a template, checked field by field.
-//! Takes addresses; gives the 42 bytes before a datagram, and of a received frame the datagram or the reason to drop it.
-//! ARP's meaning is in `neighbour`.
-//!
-//! The UDP checksum is sent as 0, "none", which RFC 768 allows over IPv4: the link covers header and payload with its own
-//! checksums from end to end, and a second one over the same bytes would make the CPU read payload that it never touches
-//! otherwise. A checksum that a frame does carry is verified.
+//! Ethernet, IP and UDP headers of the link's frames: checked field by field, and how many bytes they have.
+//! Takes addresses and a received frame; gives where its datagram lies, or the reason to drop it. What is sent is `template`'s, ARP and
+//! NDP are `neighbour`'s, tags are `ethernet`'s.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
-use smoltcp::wire::{
-    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet,
-    UdpPacket,
-};
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 
-/// Bytes of the Ethernet header.
-pub(crate) const ETHERNET_BYTES: usize = 14;
-const IPV4_BYTES: usize = 20;
-const UDP_BYTES: usize = 8;
-/// Bytes before the datagram in every frame: Ethernet 14, IPv4 20, UDP 8.
-pub const FRAME_HEADERS_BYTES: usize = ETHERNET_BYTES + IPV4_BYTES + UDP_BYTES;
-/// RFC 1122: enough for two hosts on one segment, and visible if somebody routes it by mistake.
-const HOP_LIMIT: u8 = 64;
+use crate::ethernet::{self, Arrived, EtherType};
+use crate::mbuf::Noted;
+use crate::ndp;
+use crate::sum::Sum;
+
+pub(crate) const IPV4_BYTES: usize = 20;
+pub(crate) const IPV6_BYTES: usize = 40;
+pub(crate) const UDP_BYTES: usize = 8;
+/// Bytes before the datagram in a frame at most: Ethernet 14, a tag 4, IPv6 40, UDP 8.
+pub const FRAME_HEADERS_BYTES_MAX: usize =
+    ethernet::ETHERNET_BYTES + ethernet::VLAN_BYTES + IPV6_BYTES + UDP_BYTES;
+/// RFC 1122: enough for two hosts, and visible if somebody routes it by mistake.
+pub(crate) const HOP_LIMIT: u8 = 64;
 
 /// Why a frame was not for us, or not well formed below the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,22 +27,30 @@ const HOP_LIMIT: u8 = 64;
 pub enum Dropped {
     /// Shorter than its headers, or lengths that contradict each other (a truncated frame is one).
     Length,
-    /// Neither IPv4 nor ARP.
+    /// Neither the link's IP version nor what finds addresses for it (ARP for IPv4; NDP is IPv6 itself).
     EtherType,
+    /// Without the link's VLAN tag, with another, with one where the link has none, or with two.
+    Vlan,
     /// Our own frame came back, or the frame is for another station.
     Station,
-    /// Not IPv4 version 4, or with options.
-    Ipv4Header,
+    /// Another version than the EtherType says, or IPv4 options.
+    IpHeader,
+    /// An IPv6 extension header: the link never sends one.
+    Extension,
     /// A fragment: the link never fragments.
     Fragment,
-    /// The IPv4 header's or a UDP checksum is wrong.
+    /// An NDP message that may have come through a router: its hop limit is not 255 (RFC 4861 section 7.1).
+    HopLimit,
+    /// The IPv4 header's or a UDP or ICMPv6 checksum is wrong, or UDP over IPv6 has none (RFC 8200 section 8.1).
     Checksum,
+    /// From a link-local address (IPv6) that is not the peer's.
+    LinkLocal,
     /// Not between our address and the peer's.
     Address,
     /// Not UDP, or not between our port and the peer's.
     Port,
-    /// A malformed ARP packet, or one of somebody else.
-    Arp,
+    /// A malformed ARP or NDP message, or one of somebody else.
+    Neighbour,
     /// More segments or bytes than a frame can have.
     Oversize,
 }
@@ -54,104 +60,62 @@ impl Dropped {
     pub const COUNT: usize = Dropped::Oversize as usize + 1;
 }
 
-/// The two ends of the link.
+/// The two ends of the link. Both addresses are of one family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) local_mac: [u8; 6],
-    pub(crate) local: SocketAddrV4,
-    pub(crate) peer: SocketAddrV4,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    /// Whose Ethernet address frames to the peer have: the peer's own, or a router's.
+    pub(crate) next_hop: IpAddr,
+    pub(crate) vlan: Option<u16>,
 }
 
-/// What a frame turned out to be.
+impl Ends {
+    /// Bytes before the datagram in every frame.
+    pub(crate) fn header_bytes(&self) -> usize {
+        let ip = if self.local.is_ipv4() { IPV4_BYTES } else { IPV6_BYTES };
+        ethernet::header_bytes(self.vlan) + ip + UDP_BYTES
+    }
+}
+
+/// What a frame turned out to be, and where in it that lies.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
-    /// A datagram of the peer, and where in the frame it lies.
+    /// A datagram of the peer.
     Datagram(Range<usize>),
-    /// An ARP packet, unchecked, and where.
+    /// An ARP packet, unchecked.
     Arp(Range<usize>),
+    /// An IPv6 packet with a neighbour solicitation or advertisement, unchecked beyond its lengths.
+    Ndp(Range<usize>),
 }
 
-/// The headers of every frame to the peer, but for the two lengths and the checksum.
-pub(crate) struct Template {
-    bytes: [u8; FRAME_HEADERS_BYTES],
-    /// Ones' complement sum of the IPv4 header with length and checksum 0.
-    sum: u32,
-}
-
-impl Template {
-    pub(crate) fn new(ends: &Ends, peer_mac: [u8; 6]) -> Template {
-        let mut bytes = [0; FRAME_HEADERS_BYTES];
-        let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
-        frame.set_dst_addr(EthernetAddress(peer_mac));
-        frame.set_src_addr(EthernetAddress(ends.local_mac));
-        frame.set_ethertype(EthernetProtocol::Ipv4);
-        let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
-        packet.set_version(4);
-        packet.set_header_len(IPV4_BYTES as u8);
-        // Never fragmented: the identification may then be any (RFC 6864 section 4.1).
-        packet.set_dont_frag(true);
-        packet.set_hop_limit(HOP_LIMIT);
-        packet.set_next_header(IpProtocol::Udp);
-        packet.set_src_addr(*ends.local.ip());
-        packet.set_dst_addr(*ends.peer.ip());
-        let (udp, ports) = (ETHERNET_BYTES + IPV4_BYTES, [ends.local.port(), ends.peer.port()]);
-        let mut datagram = UdpPacket::new_unchecked(&mut bytes[udp..]);
-        datagram.set_src_port(ports[0]);
-        datagram.set_dst_port(ports[1]);
-        let sum = bytes[ETHERNET_BYTES..udp]
-            .chunks_exact(2)
-            .map(|pair| (u32::from(pair[0]) << 8) | u32::from(pair[1]))
-            .sum();
-        Template { bytes, sum }
-    }
-
-    /// Writes the headers of a frame with a datagram of `datagram_bytes` to the first bytes of `out`.
-    #[inline]
-    pub(crate) fn write(&self, datagram_bytes: usize, out: &mut [u8]) {
-        let out: &mut [u8; FRAME_HEADERS_BYTES] = (&mut out[..FRAME_HEADERS_BYTES])
-            .try_into()
-            .expect("a slice of as many bytes as the array has");
-        *out = self.bytes;
-        let udp_len = (datagram_bytes + UDP_BYTES) as u16; // at most the MTU, which is a u16
-        let total = udp_len + IPV4_BYTES as u16;
-        // RFC 791 and RFC 1071: the complement of the ones' complement sum, carries folded back.
-        let mut sum = self.sum + u32::from(total);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        put(out, ETHERNET_BYTES + 2, total);
-        put(out, ETHERNET_BYTES + 10, !(sum as u16));
-        put(out, ETHERNET_BYTES + IPV4_BYTES + 4, udp_len);
-    }
-}
-
-/// Network byte order.
-fn put(out: &mut [u8; FRAME_HEADERS_BYTES], at: usize, value: u16) {
-    out[at] = (value >> 8) as u8;
-    out[at + 1] = value as u8;
-}
-
-/// Finds the datagram in a frame, or says why it is none of ours.
+/// Finds the datagram in a frame, or says why it is none of ours. `noted` is what the device has found out already.
 #[inline]
-pub(crate) fn parse(frame: &[u8], ends: &Ends) -> Result<Seen, Dropped> {
-    let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Dropped::Length)?;
-    let target = ethernet.dst_addr();
-    if ethernet.src_addr().0 == ends.local_mac {
+pub(crate) fn parse(frame: &[u8], ends: &Ends, noted: Noted) -> Result<Seen, Dropped> {
+    let arrived = ethernet::read(frame, ends, noted)?;
+    match (arrived.carries, ends.local.ip()) {
+        (EtherType::Ipv4, IpAddr::V4(_)) => ipv4(frame, &arrived, ends, noted),
+        (EtherType::Ipv6, IpAddr::V6(local)) => ipv6(frame, &arrived, (ends, local), noted),
+        (EtherType::Arp, IpAddr::V4(_)) => {
+            if arrived.to == ends.local_mac || arrived.to == [0xff; 6] {
+                Ok(Seen::Arp(arrived.at..frame.len()))
+            } else {
+                Err(Dropped::Station)
+            }
+        }
+        (EtherType::Ipv4 | EtherType::Arp | EtherType::Ipv6, _) => Err(Dropped::EtherType),
+    }
+}
+
+#[inline]
+fn ipv4(frame: &[u8], arrived: &Arrived, ends: &Ends, noted: Noted) -> Result<Seen, Dropped> {
+    if arrived.to != ends.local_mac {
         return Err(Dropped::Station);
     }
-    let ours = target.0 == ends.local_mac;
-    match ethernet.ethertype() {
-        EthernetProtocol::Arp if ours || target.is_broadcast() => {
-            let payload = ethernet.payload();
-            ArpPacket::new_checked(payload).map_err(|_| Dropped::Arp)?;
-            return Ok(Seen::Arp(ETHERNET_BYTES..frame.len()));
-        }
-        EthernetProtocol::Ipv4 if ours => {}
-        EthernetProtocol::Arp | EthernetProtocol::Ipv4 => return Err(Dropped::Station),
-        _ => return Err(Dropped::EtherType),
-    }
-    let packet = Ipv4Packet::new_checked(ethernet.payload()).map_err(|_| Dropped::Length)?;
+    let packet = Ipv4Packet::new_checked(&frame[arrived.at..]).map_err(|_| Dropped::Length)?;
     if packet.version() != 4 || usize::from(packet.header_len()) != IPV4_BYTES {
-        return Err(Dropped::Ipv4Header);
+        return Err(Dropped::IpHeader);
     }
     if !packet.verify_checksum() {
         return Err(Dropped::Checksum);
@@ -159,132 +123,102 @@ pub(crate) fn parse(frame: &[u8], ends: &Ends) -> Result<Seen, Dropped> {
     if packet.more_frags() || packet.frag_offset() != 0 {
         return Err(Dropped::Fragment);
     }
-    let (source, target): (Ipv4Addr, Ipv4Addr) = (packet.src_addr(), packet.dst_addr());
-    if source != *ends.peer.ip() || target != *ends.local.ip() {
+    let (source, target) = (packet.src_addr(), packet.dst_addr());
+    if IpAddr::V4(source) != ends.peer.ip() || IpAddr::V4(target) != ends.local.ip() {
         return Err(Dropped::Address);
     }
     if packet.next_header() != IpProtocol::Udp {
         return Err(Dropped::Port);
     }
+    let mut addresses = Sum::default();
+    addresses.add(&source.octets());
+    addresses.add(&target.octets());
+    // RFC 768: none is allowed here, and what we send ourselves.
+    let at = arrived.at + IPV4_BYTES;
+    udp(packet.payload(), at, ends, addresses, (noted, true)).map(Seen::Datagram)
+}
+
+#[inline]
+fn ipv6(
+    frame: &[u8],
+    arrived: &Arrived,
+    (ends, local): (&Ends, Ipv6Addr),
+    noted: Noted,
+) -> Result<Seen, Dropped> {
+    let ours = arrived.to == ends.local_mac;
+    if !ours && !ndp::groups(local).contains(&arrived.to) {
+        return Err(Dropped::Station);
+    }
+    let packet = Ipv6Packet::new_checked(&frame[arrived.at..]).map_err(|_| Dropped::Length)?;
+    if packet.version() != 6 {
+        return Err(Dropped::IpHeader);
+    }
+    let (source, target) = (packet.src_addr(), packet.dst_addr());
     let payload = packet.payload();
-    let datagram = UdpPacket::new_checked(payload).map_err(|_| Dropped::Length)?;
-    if usize::from(datagram.len()) != payload.len() {
+    match u8::from(packet.next_header()) {
+        UDP if ours => {}
+        // A datagram to a group is for nobody in particular.
+        UDP => return Err(Dropped::Station),
+        ICMPV6 if payload.first().is_some_and(|kind| ndp::TYPES.contains(kind)) => {
+            return Ok(Seen::Ndp(arrived.at..arrived.at + IPV6_BYTES + payload.len()));
+        }
+        FRAGMENT => return Err(Dropped::Fragment),
+        next if EXTENSIONS.contains(&next) => return Err(Dropped::Extension),
+        _ => return Err(Dropped::Port),
+    }
+    if IpAddr::V6(source) != ends.peer.ip() || target != local {
+        let stray = source.is_unicast_link_local() && IpAddr::V6(source) != ends.peer.ip();
+        return Err(if stray { Dropped::LinkLocal } else { Dropped::Address });
+    }
+    let mut addresses = Sum::default();
+    addresses.add(&source.octets());
+    addresses.add(&target.octets());
+    udp(payload, arrived.at + IPV6_BYTES, ends, addresses, (noted, false)).map(Seen::Datagram)
+}
+
+/// Finds the datagram in a UDP packet that begins at byte `at` of its frame; `addresses` is the sum of both IP addresses.
+#[inline]
+fn udp(
+    packet: &[u8],
+    at: usize,
+    ends: &Ends,
+    addresses: Sum,
+    (noted, may_lack): (Noted, bool),
+) -> Result<Range<usize>, Dropped> {
+    let fields = UdpPacket::new_checked(packet).map_err(|_| Dropped::Length)?;
+    if usize::from(fields.len()) != packet.len() {
         return Err(Dropped::Length);
     }
-    if datagram.src_port() != ends.peer.port() || datagram.dst_port() != ends.local.port() {
+    if fields.src_port() != ends.peer.port() || fields.dst_port() != ends.local.port() {
         return Err(Dropped::Port);
     }
-    if !datagram.verify_checksum(&IpAddress::Ipv4(source), &IpAddress::Ipv4(target)) {
+    let right = match fields.checksum() {
+        0 => may_lack,
+        // What a device calls wrong is summed all the same: there are NICs that call packets without a checksum wrong.
+        _ => noted.udp_good || is_right(packet, addresses),
+    };
+    if !right {
         return Err(Dropped::Checksum);
     }
-    // No options, so the header's length is what it always is.
-    Ok(Seen::Datagram(FRAME_HEADERS_BYTES..ETHERNET_BYTES + IPV4_BYTES + payload.len()))
+    Ok(at + UDP_BYTES..at + packet.len())
 }
+
+/// RFC 768 and RFC 8200 section 8.1: the sum over pseudo header and packet, its own checksum in it, is all ones.
+fn is_right(packet: &[u8], addresses: Sum) -> bool {
+    let mut sum = addresses;
+    sum.word(u16::from(UDP));
+    sum.word(packet.len() as u16); // the packet's own field says so many
+    sum.add(packet);
+    sum.folded() == 0xffff
+}
+
+pub(crate) const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
+/// The headers that RFC 8200 and the registry of IANA have between IPv6 and what it carries, but for the fragment's: hop-by-hop options,
+/// routing, ESP, AH, destination options, mobility, HIP, shim6, and two for experiments. 59 says that nothing follows.
+const EXTENSIONS: [u8; 10] = [0, 43, 50, 51, 60, 135, 139, 140, 253, 254];
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn ends() -> Ends {
-        Ends {
-            local_mac: [2, 0, 0, 0, 0, 1],
-            local: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 4421),
-            peer: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 4422),
-        }
-    }
-
-    pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-
-    /// A frame as the peer of [`ends`] sends it.
-    fn frame(datagram: &[u8]) -> Vec<u8> {
-        let us = ends();
-        let them = Ends { local_mac: PEER_MAC, local: us.peer, peer: us.local };
-        let mut frame = vec![0; FRAME_HEADERS_BYTES];
-        Template::new(&them, us.local_mac).write(datagram.len(), &mut frame);
-        frame.extend_from_slice(datagram);
-        frame
-    }
-
-    /// Mends the IPv4 checksum after a field was changed on purpose.
-    fn mend(mut frame: Vec<u8>) -> Vec<u8> {
-        Ipv4Packet::new_unchecked(&mut frame[ETHERNET_BYTES..]).fill_checksum();
-        frame
-    }
-
-    #[test]
-    fn what_the_template_writes_is_taken_at_every_length() {
-        for len in [0, 1, 2, 17, 1472, 4096, 8972] {
-            let datagram: Vec<u8> = (0..len).map(|i| i as u8).collect();
-            let frame = frame(&datagram);
-            let Ok(Seen::Datagram(place)) = parse(&frame, &ends()) else { panic!("{len} bytes") };
-            assert_eq!(frame[place], datagram, "{len}");
-        }
-    }
-
-    #[test]
-    fn padding_behind_the_packet_is_not_datagram() {
-        let mut padded = frame(b"abc");
-        padded.resize(60, 0);
-        assert_eq!(parse(&padded, &ends()), Ok(Seen::Datagram(42..45)));
-    }
-
-    #[test]
-    fn every_cut_is_refused_and_none_panics() {
-        let whole = frame(&[7; 100]);
-        for len in 0..whole.len() {
-            assert!(parse(&whole[..len], &ends()).is_err(), "{len} bytes");
-        }
-    }
-
-    #[test]
-    fn every_flipped_header_bit_that_matters_is_refused() {
-        let whole = frame(b"payload");
-        for bit in 0..FRAME_HEADERS_BYTES * 8 {
-            let mut bent = whole.clone();
-            bent[bit / 8] ^= 1 << (bit % 8);
-            // The sender's Ethernet address says nothing: ARP is where it is learnt.
-            if (6..12).contains(&(bit / 8)) {
-                continue;
-            }
-            assert!(parse(&bent, &ends()).is_err(), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn each_reason_is_named() {
-        let with = |at: usize, byte: u8| {
-            let mut bent = frame(b"payload");
-            bent[at] = byte;
-            bent
-        };
-        let refused = |frame: Vec<u8>| parse(&frame, &ends()).unwrap_err();
-        assert_eq!(refused(with(0, 0xff)), Dropped::Station, "another station");
-        let mut own = frame(b"x");
-        own[6..12].copy_from_slice(&ends().local_mac);
-        assert_eq!(refused(own), Dropped::Station, "our own frame");
-        let mut broadcast = frame(b"x");
-        broadcast[..6].fill(0xff);
-        assert_eq!(refused(broadcast), Dropped::Station, "a datagram to everybody");
-        assert_eq!(refused(with(12, 0x86)), Dropped::EtherType);
-        assert_eq!(refused(with(14, 0x46)), Dropped::Ipv4Header, "options");
-        assert_eq!(refused(with(14, 0x65)), Dropped::Ipv4Header, "version 6");
-        assert_eq!(refused(with(24, 0)), Dropped::Checksum);
-        assert_eq!(refused(mend(with(20, 0x20))), Dropped::Fragment, "more fragments");
-        assert_eq!(refused(mend(with(21, 1))), Dropped::Fragment, "an offset");
-        assert_eq!(refused(mend(with(29, 9))), Dropped::Address, "a stranger");
-        assert_eq!(refused(mend(with(33, 9))), Dropped::Address, "for another");
-        assert_eq!(refused(mend(with(23, 6))), Dropped::Port, "TCP");
-        assert_eq!(refused(with(35, 0)), Dropped::Port, "a stranger's port");
-        assert_eq!(refused(with(39, 9)), Dropped::Length, "shorter than IPv4 says");
-        assert_eq!(refused(with(41, 1)), Dropped::Checksum, "a UDP checksum that is wrong");
-    }
-
-    #[test]
-    fn a_right_udp_checksum_is_accepted() {
-        let mut with = frame(b"payload");
-        let us = ends();
-        UdpPacket::new_unchecked(&mut with[ETHERNET_BYTES + IPV4_BYTES..])
-            .fill_checksum(&IpAddress::Ipv4(*us.peer.ip()), &IpAddress::Ipv4(*us.local.ip()));
-        assert_eq!(parse(&with, &us), Ok(Seen::Datagram(42..49)));
-    }
-}
+#[path = "headers_tests.rs"]
+pub(crate) mod tests;

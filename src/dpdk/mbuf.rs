@@ -10,6 +10,50 @@ use ibid_dpdk_sys as sys;
 /// A packet buffer, possibly the first of a chain.
 pub(crate) type Mbuf = *mut sys::rte_mbuf;
 
+/// What a device has found out about a received frame, or taken off it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Noted {
+    /// The tag that it took off.
+    pub(crate) vlan: Option<u16>,
+    /// It has summed the UDP packet and found the checksum right.
+    pub(crate) udp_good: bool,
+}
+
+/// What the device noted about a received frame.
+///
+/// # Safety
+/// `mbuf` comes from a receive burst and is not freed yet.
+#[inline]
+pub(crate) unsafe fn noted(mbuf: Mbuf) -> Noted {
+    // SAFETY: the contract.
+    let fields = unsafe { &*mbuf };
+    let flags = |mask: u32| fields.ol_flags & u64::from(mask);
+    let sum = flags(sys::RTE_MBUF_F_RX_L4_CKSUM_MASK);
+    Noted {
+        vlan: (flags(sys::RTE_MBUF_F_RX_VLAN_STRIPPED) != 0).then_some(fields.vlan_tci),
+        udp_good: sum == u64::from(sys::RTE_MBUF_F_RX_L4_CKSUM_GOOD),
+    }
+}
+
+/// Has the device sum a frame's UDP packet while it sends it. The field must hold the pseudo header's sum.
+///
+/// # Safety
+/// `mbuf` is the first of a chain of ours whose headers are this long.
+#[inline]
+pub(crate) unsafe fn ask_for_udp_checksum(
+    mbuf: Mbuf,
+    ethernet_bytes: usize,
+    ip_bytes: usize,
+    v4: bool,
+) {
+    // SAFETY: the contract.
+    let fields = unsafe { &mut *mbuf };
+    let version = if v4 { sys::RTE_MBUF_F_TX_IPV4 } else { sys::RTE_MBUF_F_TX_IPV6 };
+    fields.ol_flags |= version | sys::RTE_MBUF_F_TX_UDP_CKSUM;
+    // `l2_len` is the first 7 bits, `l3_len` the next 9 (rte_mbuf_core.h); the others are for tunnels and segmentation.
+    fields.__bindgen_anon_3.tx_offload = ethernet_bytes as u64 | (ip_bytes as u64) << 7;
+}
+
 /// Fills the only segment of a fresh buffer through `fill` and sets its lengths.
 ///
 /// # Safety

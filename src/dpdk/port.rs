@@ -1,5 +1,5 @@
 //! The link's port: datagrams out of the arena onto a DPDK device, and off it into the engine's hands.
-//! Takes a [`LinkConfig`], the arena and a clock; implements [`Port`]. Finds the peer by ARP, follows the device's link, and
+//! Takes a [`LinkConfig`], the arena and a clock; implements [`Port`]. Finds the peer by ARP or NDP, follows the device's link, and
 //! starts a memif client again when its server is back; all of that without ever waiting.
 //!
 //! PORT-1  Memory is taken in [`LinkPort::open`]: pools, the queue of pending frames, the stash. Not after.
@@ -15,21 +15,23 @@ use crate::config::{LinkConfig, LinkDevice, MemifRole, SpanMode};
 use crate::device::{Abilities, Device};
 use crate::eal::Eal;
 use crate::error::PortError;
+use crate::ethernet;
 use crate::frames::{Frames, SPANS_MAX};
 use crate::gate::{Gate, Inside};
-use crate::headers::{self, Dropped, Ends, FRAME_HEADERS_BYTES, Seen, Template};
+use crate::headers::{self, Dropped, Ends, Seen};
 use crate::mbuf::{self, Mbuf};
-use crate::neighbour::{ArpFrame, Neighbour};
+use crate::neighbour::{Heard, Neighbour, NeighbourFrame};
 use crate::outbox::{BURST_FRAMES, Outbox};
 use crate::pool::Pool;
 use crate::socket;
+use crate::template::{Template, UdpChecksum};
 
 /// How far the port has come towards its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
     /// The device has no link: its peer, cable or server is not there.
     AwaitingDevice,
-    /// The link is up, the peer has not answered ARP.
+    /// The link is up, the peer (or the gateway) has not told its Ethernet address.
     AwaitingPeer,
     /// Frames go out.
     Up,
@@ -46,8 +48,8 @@ pub struct LinkDetails {
     pub tx_abandoned: u64,
     /// `send` calls that were told [`PortBusy`].
     pub tx_busy: u64,
-    /// ARP frames given to the device.
-    pub arp_sent: u64,
+    /// ARP and NDP frames given to the device.
+    pub neighbour_sent: u64,
     /// Times that the link came up.
     pub link_ups: u64,
     /// Attempts to start the device.
@@ -56,7 +58,22 @@ pub struct LinkDetails {
     pub spans_held: u64,
 }
 
-/// A UDP/IPv4 port to one peer over one DPDK device. Used by one thread at a time.
+/// What a port makes use of, decided once at start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkFacts {
+    /// Name of DPDK's driver.
+    pub driver: String,
+    /// Payload is sent from the arena, without a copy of ours.
+    pub from_arena: bool,
+    /// Segments of a frame at most, where the device has a bound.
+    pub segments_max: Option<usize>,
+    /// Who makes the UDP checksum of what is sent.
+    pub tx_checksum: UdpChecksum,
+    /// The device looks at the UDP checksum of what is received; what it doesn't call right is summed by the CPU.
+    pub rx_checksum_by_device: bool,
+}
+
+/// A UDP port to one peer over one DPDK device. Used by one thread at a time.
 pub struct LinkPort<C: Clock> {
     clock: C,
     ends: Ends,
@@ -71,6 +88,7 @@ pub struct LinkPort<C: Clock> {
     heard: bool,
     polls: u32,
     datagram_bytes_max: usize,
+    facts: LinkFacts,
     outbox: Outbox,
     scratch: Box<[u8]>,
     counters: PortCounters,
@@ -116,20 +134,47 @@ impl<C: Clock> LinkPort<C> {
         // Declared before the device, hence dropped after it where something below fails (PORT-3).
         let (receive, frames);
         let mut device = Device::probe(eal, &arguments)?;
-        let abilities = match (config.spans, &config.device) {
-            // The IOMMU lets a NIC see DPDK's own memory; the arena is not mapped for it.
-            (_, LinkDevice::Pci(_)) | (SpanMode::Copy, _) => Abilities::NONE,
-            (SpanMode::Auto, _) => device.abilities(),
+        let v6 = config.local.is_ipv6();
+        let found = device.abilities();
+        // The IOMMU lets a NIC see DPDK's own memory; the arena is not mapped for it.
+        let copies = config.spans == SpanMode::Copy || matches!(config.device, LinkDevice::Pci(_));
+        let abilities = Abilities {
+            chains: found.chains && !copies,
+            // Over IPv4 none is sent.
+            tx_udp: found.tx_udp && v6,
+            ..found
         };
+        device.use_only(abilities);
         let numa = device.numa_socket();
         let frame = config.frame_bytes_max();
         receive = Pool::new(RECEIVE_BUFFERS, config.slot_bytes(), numa)?;
         frames = Frames::new(eal, arena, abilities, frame, numa)?;
         device.configure(&receive, config.mtu)?;
-        let ends = Ends { local_mac: device.mac()?, local: config.local, peer: config.peer };
+        let ends = Ends {
+            local_mac: device.mac()?,
+            local: config.local,
+            peer: config.peer,
+            next_hop: config.gateway.unwrap_or(config.peer.ip()),
+            vlan: config.vlan,
+        };
+        let facts = LinkFacts {
+            driver: device.driver().to_owned(),
+            from_arena: frames.external(),
+            segments_max: (abilities.segments_max != usize::MAX).then_some(abilities.segments_max),
+            tx_checksum: match (v6, abilities.tx_udp) {
+                (false, _) => UdpChecksum::None,
+                (true, true) => UdpChecksum::Device,
+                (true, false) => UdpChecksum::Software,
+            },
+            rx_checksum_by_device: abilities.rx_udp,
+        };
         match device.start() {
             Err(_) if restarts => {}
             started => started?,
+        }
+        if v6 {
+            // Who filters nothing need not be able to.
+            device.listen_to_groups();
         }
         drop(inside);
 
@@ -145,7 +190,8 @@ impl<C: Clock> LinkPort<C> {
             heard_at: Nanos::ZERO,
             heard: false,
             polls: 0,
-            datagram_bytes_max: frame - FRAME_HEADERS_BYTES,
+            datagram_bytes_max: frame - ends.header_bytes(),
+            facts,
             outbox: Outbox::new(),
             scratch: vec![0; frame].into(),
             counters: PortCounters::default(),
@@ -176,9 +222,14 @@ impl<C: Clock> LinkPort<C> {
         self.ends.local_mac
     }
 
-    /// The peer's Ethernet address, as configured or learnt.
+    /// The Ethernet address that frames to the peer have, as configured or learnt: the peer's, or the gateway's.
     pub fn peer_mac(&self) -> Option<[u8; 6]> {
-        self.neighbour.peer_mac()
+        self.neighbour.mac()
+    }
+
+    /// What the port makes use of.
+    pub fn facts(&self) -> &LinkFacts {
+        &self.facts
     }
 
     /// Whether payload is sent from the arena without a copy of ours.
@@ -247,14 +298,14 @@ impl<C: Clock> LinkPort<C> {
         }
         let silent = now.since(self.heard_at) >= SILENCE;
         if let Some(question) = self.neighbour.ask(now, silent) {
-            self.send_arp(&question);
+            self.send_neighbour(&question);
         }
     }
 
     /// Makes the template for the peer's address, if it is known.
     fn address_peer(&mut self) {
-        if let Some(mac) = self.neighbour.peer_mac() {
-            self.template = Some(Template::new(&self.ends, mac));
+        if let Some(mac) = self.neighbour.mac() {
+            self.template = Some(Template::new(&self.ends, mac, self.facts.tx_checksum));
             if self.state == LinkState::AwaitingPeer {
                 self.state = LinkState::Up;
             }
@@ -266,12 +317,12 @@ impl<C: Clock> LinkPort<C> {
         self.details.tx_abandoned += self.outbox.abandon();
     }
 
-    fn send_arp(&mut self, frame: &ArpFrame) {
+    fn send_neighbour(&mut self, frame: &NeighbourFrame) {
         // Lost where there is no room: who asks, asks again.
         if self.outbox.room()
-            && let Some(mbuf) = self.frames.plain(frame)
+            && let Some(mbuf) = self.frames.plain(frame.bytes())
         {
-            self.details.arp_sent += 1;
+            self.details.neighbour_sent += 1;
             self.outbox.push(mbuf, Class::Control);
             self.flush_inside();
         }
@@ -291,12 +342,14 @@ impl<C: Clock> LinkPort<C> {
         let mut scratch = std::mem::take(&mut self.scratch);
         // SAFETY: the frame comes from the burst that the caller took and frees afterwards.
         let found = unsafe { mbuf::bytes(mbuf, &mut scratch) };
+        // SAFETY: as above.
+        let noted = unsafe { mbuf::noted(mbuf) };
         let mut datagram = false;
         let outcome = match found {
             None => Err(Dropped::Oversize),
             Some((frame, put_together)) => {
                 self.details.rx_linearised += u64::from(put_together);
-                match headers::parse(frame, &self.ends) {
+                match headers::parse(frame, &self.ends, noted) {
                     Ok(Seen::Datagram(place)) => {
                         datagram = true;
                         self.counters.rx_frames += 1;
@@ -304,7 +357,15 @@ impl<C: Clock> LinkPort<C> {
                         sink(&mut frame[place]);
                         Ok(())
                     }
-                    Ok(Seen::Arp(place)) => self.hear(&frame[place]),
+                    Ok(Seen::Arp(place)) => {
+                        let heard = self.neighbour.hear_arp(&frame[place]);
+                        heard.map(|heard| self.heard(heard))
+                    }
+                    Ok(Seen::Ndp(place)) => {
+                        let from = ethernet::source(frame);
+                        let heard = self.neighbour.hear_ndp(&frame[place], from);
+                        heard.map(|heard| self.heard(heard))
+                    }
                     Err(reason) => Err(reason),
                 }
             }
@@ -317,15 +378,13 @@ impl<C: Clock> LinkPort<C> {
         datagram
     }
 
-    fn hear(&mut self, payload: &[u8]) -> Result<(), Dropped> {
-        let heard = self.neighbour.hear(payload)?;
+    fn heard(&mut self, heard: Heard) {
         if heard.learnt.is_some() {
             self.address_peer();
         }
         if let Some(answer) = heard.answer {
-            self.send_arp(&answer);
+            self.send_neighbour(&answer);
         }
-        Ok(())
     }
 
     #[inline]
@@ -341,7 +400,7 @@ impl<C: Clock> Port for LinkPort<C> {
     }
 
     fn overhead_bytes(&self) -> usize {
-        FRAME_HEADERS_BYTES
+        self.ends.header_bytes()
     }
 
     /// # Panics

@@ -2,6 +2,7 @@
 //! Every test uses the program as an operator would, by its arguments, files, control socket and signals, and starts everything itself.
 //! Where a test can't run it says `SKIPPED:` and why.
 
+mod addresses;
 mod atomic;
 mod authenticated;
 mod common;

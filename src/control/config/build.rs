@@ -1,7 +1,7 @@
 //! Turns a parsed file into a [`Config`]: each key by itself, then those that must agree with one another.
 //! Takes a TOML table; gives the configuration, and notes every mistake on the way. What a key may be is worded in `keys`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ibid_units::{BLOCK_BYTES, Nanos};
@@ -128,13 +128,60 @@ fn link(reader: &mut Reader<'_>) -> Option<Link> {
     let local = reader.text("local", host_address);
     let peer = reader.text("peer", host_address);
     let peer_mac = reader.text("peer_mac", parse_mac);
+    let prefix = reader.number("prefix", 1, 128);
+    let gateway = reader.text("gateway", |text| text.parse().ok().filter(|ip| is_one_host(*ip)));
+    let vlan = reader.number("vlan", 1, 4094);
     let mtu = reader.number("mtu", 1500, 9000);
     let (local, peer) = (local?, peer?);
     if local.ip() == peer.ip() {
-        // Also with two ports: a node answers ARP for its own address and takes no frame that claims to come from it.
+        // Also with two ports: a node answers for its own address and takes no frame that claims to come from it.
         reader.refuse("peer", "must have another IP address than link.local");
     }
-    Some(Link { device: device?, local, peer, peer_mac, mtu: u16::try_from(mtu?).ok()? })
+    if local.is_ipv4() != peer.is_ipv4() {
+        reader.refuse("peer", "must be of the same family as link.local: both IPv4 or both IPv6");
+    } else if is_link_local(local.ip()) != is_link_local(peer.ip()) {
+        // Neither can answer the other: a link-local address is not left towards any other.
+        reader.refuse("peer", "must be link-local like link.local, or both not");
+    }
+    let link = Link {
+        device: device?,
+        local,
+        peer,
+        prefix: prefix.map(|prefix: u32| prefix as u8), // at most 128
+        gateway,
+        vlan: vlan.map(|vlan: u32| vlan as u16), // at most 4094
+        peer_mac,
+        mtu: u16::try_from(mtu?).ok()?,
+    };
+    check_route(&link, reader);
+    Some(link)
+}
+
+/// The gateway, the prefix and the peer must agree.
+fn check_route(link: &Link, reader: &mut Reader<'_>) {
+    let v4 = link.local.is_ipv4();
+    if v4 && link.prefix.is_some_and(|prefix| prefix > 32) {
+        reader.refuse("prefix", "must be at most 32: link.local is an IPv4 address");
+        return;
+    }
+    let Some(gateway) = link.gateway else {
+        if !link.is_near(link.peer.ip()) && !reader.has("gateway") {
+            reader.miss(
+                "gateway",
+                "link.peer is outside of the network of link.local and link.prefix",
+            );
+        }
+        return;
+    };
+    if gateway.is_ipv4() != v4 {
+        reader.refuse("gateway", "must be of the same family as link.local");
+    } else if [link.local.ip(), link.peer.ip()].contains(&gateway) {
+        reader.refuse("gateway", "must be another host than link.local and link.peer");
+    } else if link.prefix.is_none() && !reader.has("prefix") {
+        reader.miss("prefix", "link.gateway is written");
+    } else if !link.is_near(gateway) {
+        reader.refuse("gateway", "must be in the network of link.local and link.prefix: it could not be asked for its Ethernet address");
+    }
 }
 
 fn link_device(reader: &mut Reader<'_>) -> Option<LinkDevice> {
@@ -402,14 +449,23 @@ fn referrals_of(value: &Value, own: Option<SocketAddr>) -> Option<Vec<SocketAddr
 }
 
 /// An address that can be one host's on the link, and a port that can be sent from.
-fn host_address(text: &str) -> Option<SocketAddrV4> {
-    let address: SocketAddrV4 = text.parse().ok()?;
-    let ip = *address.ip();
-    let one_host = !ip.is_unspecified()
-        && !ip.is_loopback()
-        && !is_group(IpAddr::V4(ip))
-        && ip.octets()[0] != 0;
-    (one_host && address.port() != 0).then_some(address)
+fn host_address(text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    // A zone names an interface of the kernel's; the link has only one.
+    let zoned = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
+    (is_one_host(address.ip()) && !zoned && address.port() != 0).then_some(address)
+}
+
+fn is_one_host(ip: IpAddr) -> bool {
+    let other = match ip {
+        IpAddr::V4(ip) => ip.octets()[0] == 0,
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some(),
+    };
+    !ip.is_unspecified() && !ip.is_loopback() && !is_group(ip) && !other
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn is_group(ip: IpAddr) -> bool {

@@ -53,6 +53,15 @@ impl Config {
         }
         page.text("local", &link.local.to_string());
         page.text("peer", &link.peer.to_string());
+        if let Some(prefix) = link.prefix {
+            page.plain("prefix", prefix);
+        }
+        if let Some(gateway) = link.gateway {
+            page.text("gateway", &gateway.to_string());
+        }
+        if let Some(vlan) = link.vlan {
+            page.plain("vlan", vlan);
+        }
         if let Some(mac) = link.peer_mac {
             page.text("peer_mac", &format_mac(mac));
         }

@@ -197,21 +197,39 @@ pub(super) const LINK: Section = Section {
         ),
         key(
             "local",
-            "an IPv4 address of one host and a port, such as \"10.9.0.1:4790\"",
+            "an IP address of one host and a port, such as \"10.9.0.1:4790\" or \"[fd00:9::1]:4790\"",
             Refused,
             "This node's address on the link; the kernel need not know it.",
         ),
         key(
             "peer",
-            "an IPv4 address of one other host and a port, such as \"10.9.0.2:4790\"",
+            "an IP address of one other host and a port, of the same family as link.local, such as \"10.9.0.2:4790\" or \"[fd00:9::2]:4790\"",
             Refused,
             "The peer's `local`.",
         ),
         key(
             "peer_mac",
             "one station's Ethernet address, such as \"02:00:00:00:00:02\"",
-            Decides("asked by ARP"),
-            "Where ARP can't ask.",
+            Decides("asked by ARP or NDP"),
+            "Where neither can ask. With a gateway that leads to the peer, the gateway's.",
+        ),
+        key(
+            "prefix",
+            "a number from 1 to 32, with IPv6 to 128",
+            Decides("everybody is on the link's own segment; required with `gateway`"),
+            "How many bits of `local` all addresses of its network share, the 24 of 10.9.0.1/24. A peer outside of it is sent to through `gateway`.",
+        ),
+        key(
+            "gateway",
+            "an IP address of one other host, in the network of `local` and `prefix` (or link-local, with IPv6)",
+            Decides("none; required where `peer` is outside of `prefix`"),
+            "The router that leads to the peer. Ignored for a peer within `prefix`.",
+        ),
+        key(
+            "vlan",
+            "a number from 1 to 4094",
+            Decides("no tag"),
+            "The 802.1Q VLAN that frames are tagged with, priority 0. Frames of another, untagged ones and ones with two tags are dropped. With a kernel interface, name the interface itself here, not a VLAN interface of it.",
         ),
         key(
             "mtu",

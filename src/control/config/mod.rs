@@ -14,7 +14,7 @@ mod tests;
 mod value;
 
 use std::io::Read as _;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ibid_units::{BLOCK_BYTES, Nanos};
@@ -94,10 +94,16 @@ pub struct Link {
     /// The DPDK port.
     pub device: LinkDevice,
     /// This node's address on it.
-    pub local: SocketAddrV4,
-    /// The peer's, on another IP address.
-    pub peer: SocketAddrV4,
-    /// The peer's Ethernet address, where ARP shall not ask.
+    pub local: SocketAddr,
+    /// The peer's, on another IP address of the same family.
+    pub peer: SocketAddr,
+    /// Bits that all addresses of `local`'s network share; `None`: the peer is on the link.
+    pub prefix: Option<u8>,
+    /// The router of that network.
+    pub gateway: Option<IpAddr>,
+    /// The VLAN of all frames, 1 to 4094.
+    pub vlan: Option<u16>,
+    /// The Ethernet address of the peer, or of the gateway that leads to it, where nobody shall be asked.
     pub peer_mac: Option<[u8; 6]>,
     /// Largest IP packet, 1500 to 9000.
     pub mtu: u16,
@@ -186,6 +192,26 @@ impl Link {
     /// Whether this node is the first of the two: something in which they differ, and that no change of roles changes.
     pub fn is_first(&self) -> bool {
         self.local < self.peer
+    }
+
+    /// The router that frames to the peer go to, where it is not on the link itself.
+    pub fn router(&self) -> Option<IpAddr> {
+        self.gateway.filter(|_| !self.is_near(self.peer.ip()))
+    }
+
+    /// Whether an address is of `local`'s network. Link-local ones always are.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        let Some(prefix) = self.prefix else { return true };
+        match (self.local.ip(), ip) {
+            (IpAddr::V4(local), IpAddr::V4(ip)) => {
+                (local.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(prefix)
+            }
+            (IpAddr::V6(local), IpAddr::V6(ip)) => {
+                ip.is_unicast_link_local()
+                    || (local.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(prefix)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use super::*;
+use std::net::IpAddr;
 
 const PAIR: &str = "6f1c4a52-3d0e-4f0b-9c5e-2f6f0a7b8c9d";
 
@@ -135,27 +136,71 @@ fn every_mistake_names_file_key_value_and_what_is_allowed() {
         (
             "\"10.9.0.1:4790\"",
             "\"0.0.0.0:4790\"",
-            "link.local = \"0.0.0.0:4790\": must be an IPv4 address of one host and a port",
+            "link.local = \"0.0.0.0:4790\": must be an IP address of one host and a port",
         ),
         (
             "\"10.9.0.1:4790\"",
             "\"10.9.0.1:0\"",
-            "link.local = \"10.9.0.1:0\": must be an IPv4 address of one host and a port",
+            "link.local = \"10.9.0.1:0\": must be an IP address of one host and a port",
         ),
         (
             "\"10.9.0.2:4790\"",
             "\"10.9.0.2\"",
-            "link.peer = \"10.9.0.2\": must be an IPv4 address of one other host and a port",
+            "link.peer = \"10.9.0.2\": must be an IP address of one other host and a port",
         ),
         (
             "\"10.9.0.2:4790\"",
             "\"[fd00::2]:4790\"",
-            "link.peer = \"[fd00::2]:4790\": must be an IPv4 address of one other host",
+            "link.peer = \"[fd00::2]:4790\": must be of the same family as link.local",
+        ),
+        (
+            "\"10.9.0.2:4790\"",
+            "\"[fe80::2%3]:4790\"",
+            "link.peer = \"[fe80::2%3]:4790\": must be an IP address of one other host",
+        ),
+        (
+            "\"10.9.0.2:4790\"",
+            "\"[::ffff:10.9.0.2]:4790\"",
+            "link.peer = \"[::ffff:10.9.0.2]:4790\": must be an IP address of one other host",
+        ),
+        ("[target]", "vlan = 0\n[target]", "link.vlan = 0: must be a number from 1 to 4094"),
+        ("[target]", "vlan = 4095\n[target]", "link.vlan = 4095: must be a number from 1 to 4094"),
+        ("[target]", "prefix = 33\n[target]", "link.prefix = 33: must be at most 32"),
+        ("[target]", "prefix = 0\n[target]", "link.prefix = 0: must be a number from 1 to 32"),
+        (
+            "[target]",
+            "prefix = 31\n[target]",
+            "link.gateway is missing: link.peer is outside of the network of link.local and link.prefix",
+        ),
+        (
+            "[target]",
+            "gateway = \"10.9.0.254\"\n[target]",
+            "link.prefix is missing: link.gateway is written",
+        ),
+        (
+            "[target]",
+            "prefix = 24\ngateway = \"10.8.0.254\"\n[target]",
+            "link.gateway = \"10.8.0.254\": must be in the network of link.local and link.prefix",
+        ),
+        (
+            "[target]",
+            "prefix = 24\ngateway = \"10.9.0.2\"\n[target]",
+            "link.gateway = \"10.9.0.2\": must be another host than",
+        ),
+        (
+            "[target]",
+            "prefix = 24\ngateway = \"fe80::1\"\n[target]",
+            "link.gateway = \"fe80::1\": must be of the same family",
+        ),
+        (
+            "[target]",
+            "gateway = \"10.9.0.0/24\"\n[target]",
+            "link.gateway = \"10.9.0.0/24\": must be an IP address of one other host",
         ),
         (
             "\"10.9.0.2:4790\"",
             "\"239.0.0.1:4790\"",
-            "link.peer = \"239.0.0.1:4790\": must be an IPv4 address of one other host",
+            "link.peer = \"239.0.0.1:4790\": must be an IP address of one other host",
         ),
         ("[target]", "mtu = 9001\n[target]", "link.mtu = 9001: must be a number from 1500 to 9000"),
         (
@@ -583,6 +628,9 @@ fn what_is_written_reads_back_the_same() {
         LinkDevice::Memif { socket: PathBuf::from("/run/ibid/memif"), role: MemifRole::Client };
     every.link.peer_mac = Some([2, 0, 0, 0, 0, 1]);
     every.link.mtu = 1500;
+    every.link.prefix = Some(24);
+    every.link.gateway = Some("10.9.0.254".parse().unwrap());
+    every.link.vlan = Some(4094);
     every.volumes[0].size = Some(1 << 30);
     every.volumes[0].lba = 512;
     let target = every.target.as_mut().unwrap();
@@ -612,6 +660,10 @@ fn what_is_written_reads_back_the_same() {
     let mut vdev = plain.clone();
     vdev.link.device = LinkDevice::Vdev("net_tap0,iface=ibid0".into());
     vdev.target = None;
+    vdev.link.local = "[2001:db8:1::1]:4790".parse().unwrap();
+    vdev.link.peer = "[2001:db8:2::1]:4790".parse().unwrap();
+    vdev.link.prefix = Some(64);
+    vdev.link.gateway = Some("fe80::ff".parse().unwrap());
     vdev.node.role = Role::Destination;
     let mut pci = vdev.clone();
     pci.link.device = LinkDevice::Pci("0000:3b:1f.7".into());
@@ -621,13 +673,40 @@ fn what_is_written_reads_back_the_same() {
 }
 
 #[test]
+fn a_router_is_used_for_a_peer_that_is_not_near_and_for_no_other() {
+    let link = |local: &str, peer: &str, route: &str| {
+        let text = SOURCE
+            .replace("\"10.9.0.1:4790\"", &format!("\"{local}\""))
+            .replace("\"10.9.0.2:4790\"", &format!("\"{peer}\""))
+            .replace("[target]", &format!("{route}\n[target]"));
+        parse(&text).unwrap().link.router()
+    };
+    let (v4, v6) = ("gateway = \"10.9.0.254\"", "gateway = \"fe80::1\"");
+    let router = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+    assert_eq!(link("10.9.0.1:1", "10.9.0.2:1", ""), None);
+    assert_eq!(link("10.9.0.1:1", "10.9.0.2:1", "prefix = 24"), None);
+    assert_eq!(link("10.9.0.1:1", "10.9.0.2:1", &format!("prefix = 24\n{v4}")), None);
+    assert_eq!(
+        link("10.9.0.1:1", "10.9.1.2:1", &format!("prefix = 24\n{v4}")),
+        router("10.9.0.254")
+    );
+    assert_eq!(link("10.9.0.1:1", "10.9.1.2:1", &format!("prefix = 23\n{v4}")), None);
+    let (near, far) = ("[2001:db8::2]:1", "[2001:db8:1::2]:1");
+    assert_eq!(link("[2001:db8::1]:1", near, &format!("prefix = 64\n{v6}")), None);
+    assert_eq!(link("[2001:db8::1]:1", far, &format!("prefix = 64\n{v6}")), router("fe80::1"));
+    assert_eq!(link("[2001:db8::1]:1", far, "prefix = 32"), None);
+    assert_eq!(link("[fe80::1]:1", "[fe80::2]:1", "prefix = 128"), None);
+}
+
+#[test]
 fn a_written_file_has_every_key_of_the_table() {
     let hosts = "[[host]]\nnqn = \"nqn.2014-08.com.example:h\"\nsecret = \"/a\"\ncontroller_secret = \"/b\"\n";
     let text = SOURCE.replace("uuid =", "size = \"1GiB\"\nuuid =") + hosts;
     let config = parse(&text).unwrap().to_toml();
     let root: Table = toml::from_str(&config).unwrap();
-    // Absent for a reason: no core to pin to, no MAC to name, and keys of other link devices.
-    let absent = ["cpu", "peer_mac", "socket", "memif_role", "vdev", "address"];
+    // Absent for a reason: no core to pin to, no MAC to name, nobody between the two, and keys of other link devices.
+    let absent =
+        ["cpu", "peer_mac", "prefix", "gateway", "vlan", "socket", "memif_role", "vdev", "address"];
     for section in keys::SECTIONS {
         let table = match &root[section.name] {
             Value::Array(items) => items[0].as_table().unwrap(),

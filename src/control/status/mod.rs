@@ -10,7 +10,7 @@ mod trouble;
 mod verify;
 
 use core::fmt;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -162,9 +162,9 @@ pub struct LinkStatus {
     /// Kind of device, as the configuration names it.
     pub device: String,
     /// This node's address.
-    pub local: SocketAddrV4,
+    pub local: SocketAddr,
     /// The peer's.
-    pub peer: SocketAddrV4,
+    pub peer: SocketAddr,
     /// Whether frames can leave: the device is up and the peer's Ethernet address is known.
     pub up: bool,
     /// Largest datagram in a frame.

@@ -9,7 +9,7 @@ use std::process::Command;
 const LIBRARIES: [&str; 9] =
     ["eal", "mempool", "mbuf", "ring", "ethdev", "kvargs", "telemetry", "meter", "net"];
 
-const FUNCTIONS: [&str; 34] = [
+const FUNCTIONS: [&str; 37] = [
     "ibid_.*",
     "rte_eal_init",
     "rte_eal_cleanup",
@@ -38,6 +38,9 @@ const FUNCTIONS: [&str; 34] = [
     "rte_eth_dev_close",
     "rte_eth_macaddr_get",
     "rte_eth_link_get_nowait",
+    "rte_eth_allmulticast_enable",
+    "rte_eth_promiscuous_enable",
+    "rte_dev_dma_map",
     "rte_eth_rx_burst",
     "rte_eth_tx_burst",
     "rte_pktmbuf_pool_create",
@@ -46,10 +49,18 @@ const FUNCTIONS: [&str; 34] = [
     "rte_mempool_free",
 ];
 
-const CONSTANTS: [&str; 5] = [
+const CONSTANTS: [&str; 13] = [
     "RTE_MBUF_F_EXTERNAL",
+    "RTE_MBUF_F_RX_VLAN_STRIPPED",
+    "RTE_MBUF_F_RX_L4_CKSUM_MASK",
+    "RTE_MBUF_F_RX_L4_CKSUM_GOOD",
+    "RTE_MBUF_F_TX_IPV4",
+    "RTE_MBUF_F_TX_IPV6",
+    "RTE_MBUF_F_TX_UDP_CKSUM",
     "RTE_PKTMBUF_HEADROOM",
     "RTE_ETH_TX_OFFLOAD_MULTI_SEGS",
+    "RTE_ETH_TX_OFFLOAD_UDP_CKSUM",
+    "RTE_ETH_RX_OFFLOAD_UDP_CKSUM",
     "RTE_ETH_LINK_UP",
     "RTE_LOG_WARNING",
 ];

@@ -9,10 +9,10 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use common::{Ticks, link_config, patterned_arena};
+use common::{Ticks, link_config_on, patterned_arena};
 use ibid_dpdk::{
-    Dropped, Eal, EalConfig, EalError, EalMemory, FRAME_HEADERS_BYTES, LinkDevice, LinkPort,
-    LinkState, PortError, SpanMode,
+    Dropped, Eal, EalConfig, EalError, EalMemory, LinkDevice, LinkPort, LinkState, PortError,
+    SpanMode, UdpChecksum,
 };
 use ibid_driver::{Class, Port};
 use ibid_units::Span;
@@ -62,7 +62,11 @@ fn affinity() -> String {
 }
 
 fn open(eal: &Eal, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
-    let mut config = link_config(LinkDevice::Vdev(device.into()), 1, 9000);
+    open_on(eal, "v4", device, spans)
+}
+
+fn open_on(eal: &Eal, net: &str, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
+    let mut config = link_config_on(net, LinkDevice::Vdev(device.into()), 1, 9000);
     config.peer_mac = Some([2, 0, 0, 0, 0, 2]);
     config.spans = spans;
     LinkPort::open(eal, &config, patterned_arena(), Ticks::new()).unwrap()
@@ -87,7 +91,7 @@ fn frames_are_sent_from_the_arena_and_accounted_by_class() {
     assert_eq!(port.details().spans_held, 6, "an empty span takes no buffer");
     assert_eq!(port.counters().tx_frames, 0, "nothing goes before a flush");
     port.flush();
-    let frame = (FRAME_HEADERS_BYTES + 4 + 5096) as u64;
+    let frame = (port.overhead_bytes() + 4 + 5096) as u64;
     let counters = port.counters();
     assert_eq!(counters.tx_frames, 3);
     assert_eq!(counters.tx_bytes, [2 * frame, frame, 0]);
@@ -188,8 +192,10 @@ fn what_is_not_for_us_is_dropped_and_bounded_by_the_caller() {
 #[test]
 fn neither_sending_nor_receiving_allocates() {
     let (eal, _alone) = eal();
-    for device in ["net_null3,size=64", "net_ring3"] {
-        let mut port = open(&eal, device, SpanMode::Auto);
+    for (net, device) in
+        [("v4", "net_null3,size=64"), ("v4", "net_ring3"), ("v6-vlan", "net_ring5")]
+    {
+        let mut port = open_on(&eal, net, device, SpanMode::Auto);
         let before = ALLOCATIONS.with(Cell::get);
         for round in 0..2000u64 {
             for i in 0..40 {
@@ -201,6 +207,24 @@ fn neither_sending_nor_receiving_allocates() {
         }
         assert_eq!(ALLOCATIONS.with(Cell::get), before, "{device}");
         assert_eq!(port.counters().tx_frames, 80_000, "{device}");
+    }
+}
+
+#[test]
+fn what_a_device_can_do_is_asked_and_nothing_else_is_used() {
+    let (eal, _alone) = eal();
+    for (net, tx_checksum) in [("v4", UdpChecksum::None), ("v6", UdpChecksum::Software)] {
+        let ring = open_on(&eal, net, "net_ring6", SpanMode::Auto).facts().clone();
+        println!("{ring:?}");
+        assert_eq!(ring.driver, "net_ring");
+        assert!(ring.from_arena && !ring.rx_checksum_by_device);
+        assert_eq!(ring.tx_checksum, tx_checksum);
+        let copying = open_on(&eal, net, "net_ring7", SpanMode::Copy).facts().clone();
+        assert!(!copying.from_arena);
+        let null = open_on(&eal, net, "net_null6", SpanMode::Auto).facts().clone();
+        println!("{null:?}");
+        assert!(!null.from_arena, "net_null takes no chains");
+        assert_eq!(null.tx_checksum, tx_checksum);
     }
 }
 
@@ -225,7 +249,7 @@ fn what_breaks_the_contract_panics_before_the_device_sees_it() {
 fn devices_that_do_not_exist_are_refused_and_names_are_free_again_after_a_drop() {
     let (eal, _alone) = eal();
     let refused = |device: LinkDevice| {
-        let config = link_config(device, 1, 1500);
+        let config = link_config_on("v4", device, 1, 1500);
         LinkPort::open(&eal, &config, patterned_arena(), Ticks::new()).err()
     };
     let none = refused(LinkDevice::Vdev("net_nosuchdriver0".into()));

@@ -3,6 +3,7 @@
 use ibid_dpdk::{LinkConfig, LinkDevice, SpanMode};
 use ibid_driver::{Arena, Clock};
 use ibid_units::Nanos;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,12 +36,26 @@ pub(crate) fn patterned_arena() -> Arc<Arena> {
     Arc::new(arena)
 }
 
-pub(crate) fn link_config(device: LinkDevice, side: u8, mtu: u16) -> LinkConfig {
-    let end = |side: u8| format!("192.0.2.{side}:{}", 4420 + u16::from(side)).parse().unwrap();
+/// Addresses of a family, with what stands behind a hyphen: `vlan`, or `routed` for two networks with a router between them.
+pub(crate) fn link_config_on(net: &str, device: LinkDevice, side: u8, mtu: u16) -> LinkConfig {
+    let (family, more) = net.split_once('-').unwrap_or((net, ""));
+    let routed = more == "routed";
+    // Without a router both ends are in the first network.
+    let ip = |side: u8, host: u8| -> IpAddr {
+        let network = if routed { side } else { 1 };
+        match (family, network) {
+            ("v4", 1) => [192, 0, 2, host].into(),
+            ("v4", _) => [198, 51, 100, host].into(),
+            _ => [0x2001, 0xdb8, network.into(), 0, 0, 0, 0, host.into()].into(),
+        }
+    };
+    let end = |side: u8| SocketAddr::new(ip(side, side), 4420 + u16::from(side));
     LinkConfig {
         device,
         local: end(side),
         peer: end(3 - side),
+        gateway: routed.then(|| ip(side, 254)),
+        vlan: (more == "vlan").then_some(77),
         peer_mac: None,
         mtu,
         spans: SpanMode::Auto,

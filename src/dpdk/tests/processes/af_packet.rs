@@ -12,6 +12,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Two namespaces with one end of a veth pair each. One at a time: the machine may have only two cores.
 pub(crate) struct Wire {
     names: [String; 2],
+    router: Option<String>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -31,7 +32,7 @@ impl Wire {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let names = [1, 2].map(|side| format!("ibid-{tag}-{}-{side}", std::process::id()));
         let [a, b] = &names;
-        let wire = Wire { names: [a.clone(), b.clone()], _alone: alone };
+        let wire = Wire { names: [a.clone(), b.clone()], router: None, _alone: alone };
         assert!(ip(&format!("netns add {a}")) && ip(&format!("netns add {b}")));
         assert!(ip(&format!(
             "link add link0 mtu 9000 netns {a} type veth peer name link0 mtu 9000 netns {b}"
@@ -40,6 +41,41 @@ impl Wire {
             assert!(ip(&format!("-n {name} link set link0 up")));
         }
         Some(wire)
+    }
+
+    /// The same with a router of the kernel's between them, in a namespace of its own.
+    pub(crate) fn routed(tag: &str) -> Option<Wire> {
+        let mut wire = Wire::new(tag)?;
+        let router = format!("ibid-{tag}-{}-r", std::process::id());
+        assert!(ip(&format!("-n {} link del link0", wire.names[0])));
+        assert!(ip(&format!("netns add {router}")));
+        wire.router = Some(router.clone());
+        for (side, name) in [(1, &wire.names[0]), (2, &wire.names[1])] {
+            assert!(ip(&format!(
+                "link add link0 mtu 9000 netns {name} type veth peer name to{side} mtu 9000 netns {router}"
+            )));
+            let v4 = if side == 1 { "192.0.2" } else { "198.51.100" };
+            assert!(ip(&format!("-n {name} link set link0 up")));
+            assert!(ip(&format!("-n {router} link set to{side} up")));
+            assert!(ip(&format!("-n {router} addr add {v4}.254/24 dev to{side}")));
+            let v6 = format!("2001:db8:{side}::fe/64");
+            assert!(ip(&format!("-n {router} addr add {v6} dev to{side} nodad")));
+        }
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            let write = format!("echo 1 > /proc/sys/net/{key}");
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &router, "sh", "-c", &write]);
+            assert!(command.status().unwrap().success(), "{key}");
+        }
+        Some(wire)
+    }
+
+    /// Whom the router has asked for an address.
+    pub(crate) fn neighbours(&self) -> String {
+        let router = self.router.as_ref().expect("there is a router");
+        let mut command = Command::new("ip");
+        let output = command.args(["-n", router, "neigh"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub(crate) fn task(&self, side: u8, mode: &'static str) -> Task {
@@ -53,7 +89,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.names.iter().chain(&self.router) {
             ip(&format!("netns del {name}"));
         }
     }

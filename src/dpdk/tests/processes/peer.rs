@@ -2,7 +2,7 @@
 //! A [`Task`] travels in one environment variable; the peer prints lines of `key=value` that the test waits for.
 //! Every payload byte is a function of its place in the arena, so the receiver checks each one without having the sender's memory.
 
-use crate::common::{ARENA_BYTES, Ticks, link_config, pattern, patterned_arena};
+use crate::common::{ARENA_BYTES, Ticks, link_config_on, pattern, patterned_arena};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -16,7 +16,7 @@ const VARIABLE: &str = "IBID_DPDK_PEER";
 const WINDOW: u64 = 64;
 const RESEND: Duration = Duration::from_millis(20);
 
-/// What a peer process does: `device mode count bytes mtu memory side`, separated by blanks.
+/// What a peer process does: `device mode count bytes mtu memory net side`, separated by blanks.
 #[derive(Clone)]
 pub(crate) struct Task {
     pub(crate) device: String,
@@ -26,6 +26,8 @@ pub(crate) struct Task {
     pub(crate) bytes: usize,
     pub(crate) mtu: u16,
     pub(crate) memory: &'static str,
+    /// What the addresses are, see `link_config_on`.
+    pub(crate) net: &'static str,
     /// 1 or 2: whose addresses.
     pub(crate) side: u8,
 }
@@ -39,6 +41,7 @@ impl Task {
             bytes: 0,
             mtu: 9000,
             memory: "ordinary",
+            net: "v4",
             side,
         }
     }
@@ -54,9 +57,12 @@ impl Task {
     pub(crate) fn memory(self, memory: &'static str) -> Task {
         Task { memory, ..self }
     }
+    pub(crate) fn net(self, net: &'static str) -> Task {
+        Task { net, ..self }
+    }
     fn text(&self) -> String {
-        let Task { device, mode, count, bytes, mtu, memory, side } = self;
-        format!("{device} {mode} {count} {bytes} {mtu} {memory} {side}")
+        let Task { device, mode, count, bytes, mtu, memory, net, side } = self;
+        format!("{device} {mode} {count} {bytes} {mtu} {memory} {net} {side}")
     }
 }
 
@@ -174,7 +180,9 @@ pub(crate) fn run_peer() -> bool {
         return false;
     };
     let words: Vec<&str> = text.split(' ').collect();
-    let [device, mode, count, bytes, mtu, memory, side] = words[..] else { panic!("{text:?}") };
+    let [device, mode, count, bytes, mtu, memory, net, side] = words[..] else {
+        panic!("{text:?}")
+    };
     let parts: Vec<&str> = device.split(':').collect();
     let device = match parts[..] {
         ["memif", socket, role] => LinkDevice::Memif {
@@ -197,7 +205,7 @@ pub(crate) fn run_peer() -> bool {
     let (eal, _) = Eal::init(config).unwrap();
     {
         let _lcore = eal.register_thread().unwrap();
-        let config = link_config(device, side.parse().unwrap(), mtu.parse().unwrap());
+        let config = link_config_on(net, device, side.parse().unwrap(), mtu.parse().unwrap());
         let port = LinkPort::open(&eal, &config, patterned_arena(), Ticks::new()).unwrap();
         say("open");
         let mut work = Work { port, bytes: bytes.parse().unwrap(), seed: 1, bad: 0 };
