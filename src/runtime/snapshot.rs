@@ -244,6 +244,8 @@ pub struct Snapshot {
     pub rtt: Nanos,
     /// Packets whose content was sent again.
     pub tx_repeated: u64,
+    /// Probes: times that nothing was heard for too long.
+    pub probes: u64,
     /// Packets that had arrived before.
     pub rx_repeated: u64,
     /// Frames of the peer that were not accepted.

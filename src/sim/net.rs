@@ -42,6 +42,11 @@ pub struct NetFaults {
     pub late_read: u32,
     /// Nanoseconds.
     pub delay: (u64, u64),
+    /// How much later a frame comes that is reordered, nanoseconds; zeroes: up to four times the delay.
+    pub late: (u64, u64),
+    /// The narrowest place of the way, each way: bytes of whole frames in a second, and bytes that wait before it at most; what comes on
+    /// top is lost.
+    pub bottleneck: Option<(u64, u64)>,
 }
 
 impl NetFaults {
@@ -59,6 +64,8 @@ impl NetFaults {
         busy: 0,
         late_read: 0,
         delay: (2_000, 10_000),
+        late: (0, 0),
+        bottleneck: None,
     };
 }
 
@@ -82,6 +89,9 @@ impl Sent {
             corrupt(&mut out, harm, word);
         }
         out
+    }
+    fn len(&self) -> usize {
+        self.head.len() + self.spans.iter().map(|span| span.len as usize).sum::<usize>()
     }
     fn settle(&mut self) {
         if !self.spans.is_empty() || self.harm.is_some() {
@@ -156,6 +166,10 @@ pub struct Net {
     arriving: [BTreeMap<(u64, u64), Sent>; 2],
     newest: [u64; 2],
     counters: [PortCounters; 2],
+    /// When the bottleneck has passed all that waits before it, by receiving side.
+    free_at: [u64; 2],
+    /// Frames that found its queue full.
+    pub overflowed: u64,
     old: VecDeque<(usize, Vec<u8>)>,
 }
 
@@ -178,6 +192,8 @@ impl Net {
             arriving: Default::default(),
             newest: [0; 2],
             counters: Default::default(),
+            free_at: [0; 2],
+            overflowed: 0,
             old: VecDeque::new(),
         }))
     }
@@ -238,8 +254,7 @@ impl Net {
             return Err(PortBusy);
         }
         self.effects.mark(side, Effect::Sent);
-        let bytes =
-            sent.head.len() + sent.spans.iter().map(|span| span.len as usize).sum::<usize>();
+        let bytes = sent.len();
         let counters = &mut self.counters[side];
         counters.tx_frames += 1;
         counters.tx_bytes[class as usize] += (bytes + OVERHEAD) as u64;
@@ -307,10 +322,14 @@ impl Net {
     }
 
     fn carry(&mut self, sent: Sent, to: usize) {
-        let mut at = self.now.get() + self.slowness * self.random.between(self.faults.delay);
+        let Some(passed) = self.squeeze(sent.len(), to) else { return };
+        let mut at = passed + self.slowness * self.random.between(self.faults.delay);
         if self.random.chance(self.faults.reorder) {
             self.trace.fault(Place::Link, Fault::NetReorder, 0);
-            at += 4 * self.random.between(self.faults.delay);
+            at += match self.faults.late {
+                (0, 0) => 4 * self.random.between(self.faults.delay),
+                late => self.random.between(late),
+            };
         } else {
             at = at.max(self.newest[to]);
             self.newest[to] = at;
@@ -318,6 +337,20 @@ impl Net {
         at = at.max(self.clogged[to]);
         self.next += 1;
         self.arriving[to].insert((at, self.next), sent);
+    }
+
+    /// When a frame has passed the bottleneck; `None` where it finds the queue full.
+    fn squeeze(&mut self, bytes: usize, to: usize) -> Option<u64> {
+        let now = self.now.get();
+        let Some((rate, queue)) = self.faults.bottleneck else { return Some(now) };
+        let takes = |bytes: u64| bytes * 1_000_000_000 / rate;
+        let free_at = &mut self.free_at[to];
+        if free_at.saturating_sub(now) > takes(queue) {
+            self.overflowed += 1;
+            return None;
+        }
+        *free_at = now.max(*free_at) + takes((bytes + OVERHEAD) as u64);
+        Some(*free_at)
     }
 
     fn arrive(&mut self, side: usize) -> Option<Vec<u8>> {

@@ -146,7 +146,7 @@ fn net(random: &mut Random, classes: &Classes) -> NetFaults {
         reflect: rate(Class::NetReflected, much),
         busy: rate(Class::NetBusy, 2 * much),
         late_read: 0,
-        delay: (0, 0),
+        ..NetFaults::NONE
     };
     faults.late_read = random.below(1000) as u32;
     faults.delay = (1_000, 5_000 + random.below(200_000));

@@ -617,6 +617,7 @@ impl<D: Disk> Core<D> {
         snapshot.datagram_bytes_max = port.datagram_bytes_max() as u32;
         snapshot.rtt = self.link.rtt();
         snapshot.tx_repeated = self.link.counters().lost;
+        snapshot.probes = self.link.counters().probes;
         snapshot.rx_repeated = 0;
         snapshot.rx_refused = self.rx_refused;
         snapshot.copied = self.copied;
