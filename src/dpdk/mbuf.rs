@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use ibid_dpdk_sys as sys;
 
+use crate::headers::UDP_BYTES;
+
 /// A packet buffer, possibly the first of a chain.
 pub(crate) type Mbuf = *mut sys::rte_mbuf;
 
@@ -50,8 +52,9 @@ pub(crate) unsafe fn ask_for_udp_checksum(
     let fields = unsafe { &mut *mbuf };
     let version = if v4 { sys::RTE_MBUF_F_TX_IPV4 } else { sys::RTE_MBUF_F_TX_IPV6 };
     fields.ol_flags |= version | sys::RTE_MBUF_F_TX_UDP_CKSUM;
-    // `l2_len` is the first 7 bits, `l3_len` the next 9 (rte_mbuf_core.h); the others are for tunnels and segmentation.
-    fields.__bindgen_anon_3.tx_offload = ethernet_bytes as u64 | (ip_bytes as u64) << 7;
+    // `l2_len` is the first 7 bits, `l3_len` the next 9, `l4_len` the 8 behind those (rte_mbuf_core.h), which not every driver wants.
+    fields.__bindgen_anon_3.tx_offload =
+        ethernet_bytes as u64 | (ip_bytes as u64) << 7 | (UDP_BYTES as u64) << 16;
 }
 
 /// Fills the only segment of a fresh buffer through `fill` and sets its lengths.
