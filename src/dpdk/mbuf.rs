@@ -17,7 +17,8 @@ pub(crate) type Mbuf = *mut sys::rte_mbuf;
 pub(crate) struct Noted {
     /// The tag that it took off.
     pub(crate) vlan: Option<u16>,
-    /// It has summed the UDP packet and found the checksum right.
+    /// It vouches for the UDP packet: it has summed it and found the checksum right, or it knows that the packet is whole although the
+    /// checksum in it is not (virtio between guests of one host, which never left memory).
     pub(crate) udp_good: bool,
 }
 
@@ -33,7 +34,9 @@ pub(crate) unsafe fn noted(mbuf: Mbuf) -> Noted {
     let sum = flags(sys::RTE_MBUF_F_RX_L4_CKSUM_MASK);
     Noted {
         vlan: (flags(sys::RTE_MBUF_F_RX_VLAN_STRIPPED) != 0).then_some(fields.vlan_tci),
-        udp_good: sum == u64::from(sys::RTE_MBUF_F_RX_L4_CKSUM_GOOD),
+        udp_good: [sys::RTE_MBUF_F_RX_L4_CKSUM_GOOD, sys::RTE_MBUF_F_RX_L4_CKSUM_NONE]
+            .map(u64::from)
+            .contains(&sum),
     }
 }
 
@@ -217,6 +220,22 @@ mod tests {
         // SAFETY: the chain is whole and lives to the end of this function.
         let found = unsafe { bytes(&raw mut *chain[0], &mut scratch) };
         found.map(|(bytes, copied)| (bytes.to_vec(), copied))
+    }
+
+    #[test]
+    fn a_device_vouches_in_two_ways_and_no_other() {
+        let of = |flags: u32| {
+            let mut mbuf = sys::rte_mbuf { vlan_tci: 77, ..Default::default() };
+            mbuf.ol_flags = u64::from(flags);
+            // SAFETY: lives to the end of the closure; its flags are all that is looked at.
+            unsafe { noted(&raw mut mbuf) }
+        };
+        // rte_mbuf_core.h: good is bit 8, bad bit 3, "whole, without a checksum" both, unknown neither.
+        for (flags, good) in [(0, false), (1 << 3, false), (1 << 8, true), (1 << 3 | 1 << 8, true)]
+        {
+            assert_eq!(of(flags), Noted { vlan: None, udp_good: good }, "{flags:#x}");
+        }
+        assert_eq!(of(sys::RTE_MBUF_F_RX_VLAN_STRIPPED).vlan, Some(77));
     }
 
     #[test]

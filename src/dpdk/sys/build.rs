@@ -49,11 +49,12 @@ const FUNCTIONS: [&str; 37] = [
     "rte_mempool_free",
 ];
 
-const CONSTANTS: [&str; 13] = [
+const CONSTANTS: [&str; 14] = [
     "RTE_MBUF_F_EXTERNAL",
     "RTE_MBUF_F_RX_VLAN_STRIPPED",
     "RTE_MBUF_F_RX_L4_CKSUM_MASK",
     "RTE_MBUF_F_RX_L4_CKSUM_GOOD",
+    "RTE_MBUF_F_RX_L4_CKSUM_NONE",
     "RTE_MBUF_F_TX_IPV4",
     "RTE_MBUF_F_TX_IPV6",
     "RTE_MBUF_F_TX_UDP_CKSUM",
