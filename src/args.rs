@@ -65,6 +65,12 @@ pub(crate) struct Run {
     pub(crate) stop_with_parent: Option<u32>,
     #[arg(long, value_name = "FAULTS", value_parser = faults::parse, help = faults::HELP)]
     pub(crate) link_faults: Option<faults::Injected>,
+    /// Write every frame of the link to this file, for Wireshark (docs/ibid.lua); it must not be there yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
+    /// Write frames opened, with what hosts write in them, not as they pass the wire
+    #[arg(long, requires = "pcap")]
+    pub(crate) pcap_decrypted: bool,
 }
 
 /// `ibid status`.
@@ -440,6 +446,7 @@ mod tests {
             ("ibid cp --control /s --timeout 0s", "more than nothing"),
             ("ibid verify --control /s", "<VOLUME>"),
             ("ibid run", "--config"),
+            ("ibid run --config /c --pcap-decrypted", "--pcap <FILE>"),
             ("ibid run --config /c --link-faults loss=1%", "the key must be drop, "),
         ] {
             let error = parse(line).expect_err(line).to_string();

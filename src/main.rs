@@ -3,6 +3,7 @@
 mod args;
 mod auth;
 mod bench;
+mod capture;
 mod demo;
 mod doctor;
 mod dump;

@@ -3,6 +3,7 @@
 
 use crate::args;
 use crate::auth;
+use crate::capture;
 use crate::doctor::Root;
 use crate::faults;
 use crate::numa;
@@ -22,8 +23,8 @@ use ibid_dpdk::{
 };
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
-    ACCEPTS_MAX, Arena, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts, MemoryWish,
-    MonotonicClock, OpenOptions, PageSize, Port, TcpStreams, UringDisk,
+    ACCEPTS_MAX, Arena, Capture, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts,
+    MemoryWish, MonotonicClock, OpenOptions, PageSize, Port, TcpStreams, UringDisk,
 };
 use ibid_engine::frontend::{
     AnaState, AuthConfig, Limits, NamespaceConfig, Referral, TargetConfig,
@@ -122,6 +123,13 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     for warning in &warnings {
         warn!("{warning}");
     }
+    let capture = match &args.pcap {
+        Some(path) => Some(capture::open(path, args.pcap_decrypted, &config)?),
+        None => None,
+    };
+    if let Some((_, watch)) = &capture {
+        warn!("{}", watch.warning());
+    }
     let handler = NodeHandler {
         commands: commands.clone(),
         config: config.clone(),
@@ -131,9 +139,11 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
         recovery: parts.found.status,
         warnings,
         faults: faults.clone(),
+        capture: capture.as_ref().map(|(_, watch)| watch.clone()),
     };
     let server = Server::start(&config.node.control, Box::new(handler), Timeouts::default())?;
-    let port = open_port(&config, &eal, &parts.arena, faults)?;
+    let captured = capture.as_ref().map(|(capture, _)| capture);
+    let port = open_port(&config, &eal, &parts.arena, (captured, faults))?;
     if let Some(reserve) = &mut reserve {
         reserve.taken();
     }
@@ -171,6 +181,11 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
         }
     };
     drop(server);
+    if let Some((capture, watch)) = capture {
+        // What is queued is still written.
+        drop(capture);
+        info!("{}", watch.ended());
+    }
     // The pages that were added for DPDK go back after DPDK.
     drop(eal);
     drop(reserve);
@@ -380,12 +395,17 @@ fn open_port(
     config: &Config,
     eal: &Eal,
     arena: &Arc<Arena>,
-    faults: Option<Faults>,
+    (capture, faults): (Option<&Capture>, Option<Faults>),
 ) -> anyhow::Result<NodePort> {
     let port = LinkPort::open(eal, &link_config(config), arena.clone(), MonotonicClock::new())
         .with_context(|| link_name(config))?;
     info!("link over {}", facts(port.facts()));
-    let Some((injected, counts)) = faults else { return Ok(Box::new(port)) };
+    // Nearest to the wire: what faults make of it is what is captured.
+    let port: NodePort = match capture {
+        Some(capture) => Box::new(capture.around(port, arena.clone())),
+        None => Box::new(port),
+    };
+    let Some((injected, counts)) = faults else { return Ok(port) };
     let arena = arena.clone();
     let port = FaultyPort::new(port, arena, injected.faults, &counts, MonotonicClock::new());
     faults::announce(&injected)?;
@@ -632,6 +652,7 @@ struct NodeHandler {
     recovery: Option<RecoveryStatus>,
     warnings: Vec<String>,
     faults: Option<Faults>,
+    capture: Option<capture::Watch>,
 }
 
 impl NodeHandler {
@@ -683,6 +704,7 @@ impl Handler for NodeHandler {
         status.warnings.extend(self.warnings.iter().cloned());
         let spoilt = |(injected, counts): &Faults| faults::warning(injected, Some(counts));
         status.warnings.extend(self.faults.as_ref().map(spoilt));
+        status.warnings.extend(self.capture.as_ref().map(capture::Watch::warning));
         Ok(status)
     }
 

@@ -27,7 +27,10 @@ const PERMITTED: &[(&str, &[&str])] = &[
         ],
     ),
     ("ibid-engine", &["ibid-units", "ibid-wire", "ibid-chap", "thiserror"]),
-    ("ibid-driver", &["ibid-units", "core_affinity", "crc-fast", "io-uring", "libc", "thiserror"]),
+    (
+        "ibid-driver",
+        &["ibid-units", "core_affinity", "crc-fast", "crossbeam", "io-uring", "libc", "thiserror"],
+    ),
     ("ibid-dpdk-sys", &[]),
     ("ibid-dpdk", &["ibid-units", "ibid-driver", "ibid-dpdk-sys", "smoltcp", "libc", "thiserror"]),
     (

@@ -3,11 +3,13 @@
 //! system's clock, io_uring and kernel TCP. DPDK implements [`Port`] in its own crate. Knows nothing of NVMe or the log.
 
 mod arena;
+mod capture;
 mod memory;
 mod numa;
 mod clock;
 mod extents;
 mod faulty;
+mod pcapng;
 pub mod idle;
 mod file;
 mod uring;
@@ -16,6 +18,9 @@ pub mod checksum;
 pub mod no_alloc;
 
 pub use arena::{Arena, ArenaError, ArenaWarning, Bytes, MemoryWish, PageSize};
+pub use capture::{
+    CAPTURE_FRAMES_MAX, Capture, CaptureConfig, CaptureCounts, CaptureForm, CapturePort,
+};
 pub use clock::MonotonicClock;
 pub use extents::EXTENTS_MAX;
 pub use faulty::{

@@ -5,6 +5,7 @@
 mod addresses;
 mod atomic;
 mod authenticated;
+mod capture;
 mod common;
 mod doctor;
 mod dumped;

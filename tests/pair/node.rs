@@ -42,6 +42,8 @@ pub(crate) struct Pair {
     pub(crate) configs: [Config; 2],
     /// What `--link-faults` is given, where it is.
     pub(crate) faults: [Option<String>; 2],
+    /// Other arguments of `ibid run`.
+    pub(crate) more: [Vec<String>; 2],
 }
 
 /// Which of the two.
@@ -54,7 +56,13 @@ impl Pair {
         let configs =
             [Role::Source, Role::Destination].map(|role| config(folder, role, veth.as_ref()));
         let faults = [None, None];
-        let pair = Pair { folder: folder.to_owned(), veth, configs, faults };
+        let pair = Pair {
+            folder: folder.to_owned(),
+            veth,
+            configs,
+            faults,
+            more: [const { Vec::new() }; 2],
+        };
         pair.fresh();
         pair
     }
@@ -88,6 +96,7 @@ impl Pair {
         if let Some(faults) = &self.faults[which] {
             command.arg("--link-faults").arg(faults);
         }
+        command.args(&self.more[which]);
         Process::start(command, &self.folder.join(["source.log", "destination.log"][which]), None)
     }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use ibid_driver::no_alloc::{Refusal, RefusingAllocator, arm, counted, disarm};
 use ibid_driver::{
-    Arena, Class, Clock, Disk, DiskFile, DiskOp, FaultyPort, FileId, LinkFaults, MonotonicClock,
-    OpenOptions, Piece, Port, PortBusy, PortCounters, Seal, StreamEvent, Streams, TcpStreams,
-    UringDisk,
+    Arena, Capture, CaptureConfig, CaptureForm, Class, Clock, Disk, DiskFile, DiskOp, FaultyPort,
+    FileId, LinkFaults, MonotonicClock, OpenOptions, Piece, Port, PortBusy, PortCounters, Seal,
+    StreamEvent, Streams, TcpStreams, UringDisk,
 };
 use ibid_units::{Nanos, Span};
 
@@ -170,6 +170,31 @@ impl Port for Endless {
     }
     fn counters(&self) -> PortCounters {
         PortCounters::default()
+    }
+}
+
+#[test]
+fn a_captured_link_allocates_nothing_also_where_the_file_does_not_keep_up() {
+    let arena = Arc::new(Arena::new(2 << 20, false).unwrap().0);
+    for form in [CaptureForm::Wire, CaptureForm::Opened] {
+        let [local, peer] = ["10.9.0.1:1", "10.9.0.2:1"].map(|end| end.parse().unwrap());
+        let config = CaptureConfig { local, peer, datagram_bytes_max: 1500, form };
+        let capture = Capture::start(std::io::sink(), config).unwrap();
+        let counts = capture.counts();
+        let mut port = capture.around(Endless, arena.clone());
+        let ((), allocations) = counted(|| {
+            for _ in 0..1000 {
+                port.send(Class::Log, &[1; 200], &[Span { at: 4096, len: 1000 }], None).unwrap();
+                let mut seal = |datagram: &mut [u8]| datagram.fill(3);
+                port.send(Class::Log, &[1; 200], &[], Some(&mut seal)).unwrap();
+                black_box(port.receive(64, &mut |datagram| {
+                    black_box(datagram);
+                }));
+            }
+        });
+        assert_eq!(allocations, 0);
+        drop(capture);
+        assert!(counts.written() > 0 && counts.dropped() > 0, "both ways were gone");
     }
 }
 
