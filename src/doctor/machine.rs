@@ -286,11 +286,11 @@ const IO_URING: Topic = Topic {
 };
 const CPU_FLAGS: Topic = Topic {
     name: "cpu-flags",
-    why: "DPDK does not start without SSE4.2 (ARM: CRC32); without AES, carry-less multiplication and AVX2, sums and encryption cost several times as much.",
+    why: "DPDK does not start without SSE4.2 (ARM: CRC32); without AES, carry-less multiplication and AVX2, sums and encryption of every byte are made step by step.",
 };
 const CLOCK: Topic = Topic {
     name: "clock-source",
-    why: "The shard reads the clock in every turn: 20 ns with the TSC, a microsecond and more with HPET or ACPI.",
+    why: "The shard reads the clock in every turn: the TSC is a register of the CPU, HPET and ACPI's are devices that each read waits for.",
 };
 const CORE: Topic = Topic {
     name: "core",

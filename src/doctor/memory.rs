@@ -444,7 +444,7 @@ const MEMORY: Topic = Topic {
 };
 const NUMA: Topic = Topic {
     name: "numa",
-    why: "Each payload byte crosses between NIC, core and memory; over the link between two NUMA nodes that costs a third of the bandwidth and 100 ns each time.",
+    why: "Each payload byte crosses between NIC, core and memory; between two NUMA nodes that takes longer, and everything else that crosses there shares the way.",
 };
 
 #[cfg(test)]
