@@ -20,7 +20,7 @@ MINUTES    ?= 5
 TARGET_DIR = $(or $(CARGO_TARGET_DIR),target)
 IBID       = $(TARGET_DIR)/$(PROFILE:dev=debug)/ibid
 
-.PHONY: help deps rust build demo test test-kill test-storm test-link test-hosts test-pci fuzz bench clean
+.PHONY: help deps rust build demo test test-kill test-storm test-link test-hosts test-devices test-pci fuzz bench clean
 .DEFAULT_GOAL = help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo 'make test-storm  connections that come and go while a host writes            (STORM=10000)'
 	@echo 'make test-link   goodput over a bad link, and after a minute without one   (LINK_SECONDS=4)'
 	@echo 'make test-hosts  a real Linux, emulated, and SPDK as clients; gets a kernel      (tests/hosts)'
+	@echo 'make test-devices   the link over each virtual device that there is a profile for'
 	@echo 'make test-pci   DPDK drives NICs of an emulated machine; gets a kernel            (tests/hosts)'
 	@echo 'make fuzz    made-up hosts, so long for each target                        (MINUTES=5)'
 	@echo 'make bench   benchmarks                                                   (BENCH_ARGS=...)'
@@ -98,6 +99,10 @@ test-hosts: build
 	IBID=$(IBID) tests/hosts/linux-guest.sh || status=1; \
 	IBID=$(IBID) tests/hosts/spdk.sh || status=1; \
 	exit $$status
+
+# Wants root; about a minute and a half.
+test-devices: build
+	IBID=$(IBID) tests/hosts/devices.sh
 
 # The link over DPDK's PCI drivers, vfio-pci and an IOMMU, in QEMU. About three minutes.
 test-pci: build

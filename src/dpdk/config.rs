@@ -109,6 +109,33 @@ impl LinkConfig {
         (self.frame_bytes_max() + RING_HEADER_BYTES_MAX).next_power_of_two()
     }
 
+    /// Room for a frame in a buffer of ours. A ring's driver fills as much as a slot has; NICs want powers of two, too. af_xdp
+    /// wants a whole buffer, with what DPDK and the kernel keep in front of it, in one page.
+    pub(crate) fn room_bytes(&self) -> usize {
+        match self.device {
+            LinkDevice::Vdev(_) => {
+                (self.frame_bytes_max() + XDP_HEADROOM_BYTES).next_multiple_of(CACHE_LINE_BYTES)
+            }
+            LinkDevice::AfPacket { .. } | LinkDevice::Memif { .. } | LinkDevice::Pci(_) => {
+                self.slot_bytes()
+            }
+        }
+    }
+
+    /// Buffers for arriving frames: a device's ring (512), a burst, a thread's cache. af_xdp takes 2048 for its ring, whatever
+    /// it is asked for; other devices may be as greedy, so they get what fits into as much memory.
+    pub(crate) fn receive_buffers(&self) -> u32 {
+        match self.device {
+            LinkDevice::Vdev(_) => {
+                let fitting = RECEIVE_BYTES / self.room_bytes();
+                (fitting as u32).clamp(RECEIVE_BUFFERS, RECEIVE_BUFFERS_MAX)
+            }
+            LinkDevice::AfPacket { .. } | LinkDevice::Memif { .. } | LinkDevice::Pci(_) => {
+                RECEIVE_BUFFERS
+            }
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), PortError> {
         let v4 = self.local.is_ipv4();
         let least = if v4 { MTU_MIN } else { MTU_MIN_V6 };
@@ -186,6 +213,14 @@ fn plain(text: &str, bytes_max: usize) -> Result<&str, PortError> {
 
 /// What af_packet's ring needs in a slot before the frame: 80 bytes (TPACKET2 header, address, alignment) less the Ethernet header.
 const RING_HEADER_BYTES_MAX: usize = 66;
+const CACHE_LINE_BYTES: usize = 64;
+/// What the kernel leaves free before a frame that it hands to af_xdp.
+const XDP_HEADROOM_BYTES: usize = 256;
+/// One less than a power of two: what a pool of DPDK holds best.
+const RECEIVE_BUFFERS: u32 = 1023;
+const RECEIVE_BUFFERS_MAX: u32 = 4095;
+/// Of the EAL's memory: a quarter.
+const RECEIVE_BYTES: usize = 16 << 20;
 /// Slots in each of af_packet's two rings: at 16 KiB each, 8 MiB; about 1 ms of traffic at the rate the device reaches.
 const AF_PACKET_FRAMES: usize = 512;
 /// One allocation of the kernel for the ring; a whole number of slots.

@@ -147,7 +147,7 @@ impl<C: Clock> LinkPort<C> {
         device.use_only(abilities);
         let numa = device.numa_socket();
         let frame = config.frame_bytes_max();
-        receive = Pool::new(RECEIVE_BUFFERS, config.slot_bytes(), numa)?;
+        receive = Pool::new(config.receive_buffers(), config.room_bytes(), numa)?;
         frames = Frames::new(eal, arena, abilities, frame, numa)?;
         device.configure(&receive, config.mtu)?;
         let ends = Ends {
@@ -501,8 +501,6 @@ impl<C: Clock> Drop for LinkPort<C> {
     }
 }
 
-/// Buffers for arriving frames: a device's ring (512), a burst, a thread's cache.
-const RECEIVE_BUFFERS: u32 = 1023;
 /// Between two looks at the device's link, while it is up and while it is not.
 const TEND_UP: Nanos = Nanos::from_millis(2);
 const TEND_DOWN: Nanos = Nanos::from_millis(1);

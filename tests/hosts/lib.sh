@@ -17,14 +17,14 @@ pass() { echo "PASS $1"; passes=$((passes + 1)); }
 fail() { echo "FAIL $1"; failures=$((failures + 1)); }
 
 # What runs must end with us, whatever happens. `host_pid` is the caller's.
-host_pid='' demo_pid='' source_pid='' destination_pid='' cable='' work=''
+host_pid='' demo_pid='' source_pid='' destination_pid='' cable='' second_cable='' work=''
 finish() {
     local pid
     for pid in $host_pid $demo_pid $source_pid $destination_pid; do
         kill "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    [[ -z $cable ]] || ip link delete "$cable" 2>/dev/null || true
+    unplug
     [[ -z $work ]] || rm -rf "$work"
 }
 trap finish EXIT
@@ -175,30 +175,76 @@ is_in_sync() {
         grep -q '"state": *"in-sync"' "$work/nodes/status"
 }
 
+# A cable between two kernel interfaces: their names, their MTU.
+plug_veth() {
+    # Numbers of interfaces that differ in a high bit: DPDK makes fanout groups of them and of the process's number, which must differ.
+    local index=$((1 << 20 | $$ & 0x7fff)) end
+    ip link add "$1" index "$index" type veth peer name "$2" index "$((index | 1 << 15))"
+    cable=$1
+    for end in "$1" "$2"; do
+        # Nobody else speaks on the link, and nothing on it is forwarded.
+        echo 0 >"/proc/sys/net/ipv4/conf/$end/forwarding"
+        ip link set "$end" addrgenmode none
+        ip link set "$end" mtu "$3" up
+    done
+}
+# A cable between two TAPs: what one node sends comes in at its own, and is sent out of the other's. A bridge would keep it, for DPDK's
+# station has the interface's address.
+plug_taps() {
+    local end other=$2
+    cable=$1 second_cable=$2
+    for end in "$1" "$2"; do ip tuntap add dev "$end" mode tap multi_queue; done
+    for end in "$1" "$2"; do
+        ip link set "$end" addrgenmode none
+        ip link set "$end" up
+        tc qdisc add dev "$end" ingress
+        tc filter add dev "$end" parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev "$other"
+        other=$1
+    done
+}
+unplug() {
+    # A far end goes with the near one, but for a TAP's.
+    [[ -z $cable ]] || ip link delete "$cable" 2>/dev/null || true
+    [[ -z $second_cable ]] || ip link delete "$second_cable" 2>/dev/null || true
+    cable='' second_cable=''
+}
+
 # Makes link and configurations, starts both nodes: name of the round, link. Gives `nqn`, `port` of the source, `other_port` of the destination.
 start_nodes() {
-    local links=() ends=("ih$$a" "ih$$b") index=$((1 << 20 | $$ & 0x7fff))
+    local links=() ends=("ih$$a" "ih$$b")
     rm -rf "$work/nodes"
-    if [[ $2 == af_packet ]]; then
-        # Numbers of interfaces that differ in a high bit: DPDK makes fanout groups of them and of the process's number, which must differ.
-        ip link add "${ends[0]}" index "$index" type veth peer name "${ends[1]}" index "$((index | 1 << 15))"
-        cable=${ends[0]}
-        for end in "${ends[@]}"; do
-            # Nobody else speaks on the link, and nothing on it is forwarded.
-            echo 0 >"/proc/sys/net/ipv4/conf/$end/forwarding"
-            ip link set "$end" addrgenmode none
-            ip link set "$end" mtu 9000 up
-        done
-        links=("device = \"af_packet\"
+    case $2 in
+        af_packet)
+            plug_veth "${ends[@]}" 9000
+            links=("device = \"af_packet\"
 interface = \"${ends[0]}\"" "device = \"af_packet\"
 interface = \"${ends[1]}\"")
-    else
-        links=("device = \"memif\"
+            ;;
+        af_xdp)
+            # A frame must fit a chunk of its memory, one page of it, less what the driver keeps.
+            plug_veth "${ends[@]}" 3300
+            links=("device = \"vdev\"
+vdev = \"net_af_xdp0,iface=${ends[0]}\"
+mtu = 3300" "device = \"vdev\"
+vdev = \"net_af_xdp0,iface=${ends[1]}\"
+mtu = 3300")
+            ;;
+        tap)
+            plug_taps "${ends[@]}"
+            links=("device = \"vdev\"
+vdev = \"net_tap0,iface=${ends[0]}\"
+mtu = 1500" "device = \"vdev\"
+vdev = \"net_tap0,iface=${ends[1]}\"
+mtu = 1500")
+            ;;
+        *)
+            links=("device = \"memif\"
 socket = \"$work/nodes/memif.sock\"
 memif_role = \"client\"" "device = \"memif\"
 socket = \"$work/nodes/memif.sock\"
 memif_role = \"server\"")
-    fi
+            ;;
+    esac
     mkdir -p "$work/nodes"
     (umask 077 && new_secret >"$work/nodes/secret" && new_secret >"$work/nodes/controller_secret")
     port=$(free_port)
@@ -237,7 +283,5 @@ stop_nodes() {
     else
         fail "$1: mirror identical"
     fi
-    # The far end goes with the near one.
-    [[ -z $cable ]] || ip link delete "$cable"
-    cable=''
+    unplug
 }
