@@ -227,29 +227,39 @@ impl<D: Disk> Core<D> {
             if self.compares.kinds[usize::from(inline)].waiting == 0 {
                 continue;
             }
-            for host in 0..self.compares.kinds[0].queues.len() {
-                while let Some(place) = self.compares.front(inline, host) {
-                    let is_gone = self.reads.get(place).abandoned;
-                    if !is_gone && !self.has_expired(now, place) {
-                        break;
-                    }
-                    self.compares.pop(inline, host);
-                    if is_gone {
-                        self.finish_read(now, place);
-                    } else {
-                        self.end_compare(now, place, Status::COMMAND_INTERRUPTED);
-                    }
-                    any = true;
+            loop {
+                // Before each that gets memory: behind it may stand one whose host is gone, and a place given to that is never given back.
+                any |= self.drop_compares(now, inline);
+                let Some((host, place)) = self.compares.next(inline) else { break };
+                if !self.place_compare(now, place) {
+                    break;
                 }
-            }
-            while let Some((host, place)) = self.compares.next(inline)
-                && self.place_compare(now, place)
-            {
                 self.compares.pop(inline, host);
                 any = true;
             }
         }
         self.reclaim_compares(now);
+        any
+    }
+
+    /// Ends those next in turn that nobody waits for any more, or for too long.
+    fn drop_compares(&mut self, now: Nanos, inline: bool) -> bool {
+        let mut any = false;
+        for host in 0..self.compares.kinds[0].queues.len() {
+            while let Some(place) = self.compares.front(inline, host) {
+                let is_gone = self.reads.get(place).abandoned;
+                if !is_gone && !self.has_expired(now, place) {
+                    break;
+                }
+                self.compares.pop(inline, host);
+                if is_gone {
+                    self.finish_read(now, place);
+                } else {
+                    self.end_compare(now, place, Status::COMMAND_INTERRUPTED);
+                }
+                any = true;
+            }
+        }
         any
     }
 

@@ -197,3 +197,19 @@ fn a_host_that_never_sends_the_data_of_a_compare_is_ended_and_keeps_nothing() {
     do_read(&mut world, 0, 2048);
     world.stop();
 }
+
+/// A compare waits for memory behind another's, and its connection ends. Memory comes free: the other gets its part, and the one whose host is
+/// gone nothing, which nobody would give back.
+#[test]
+fn a_compare_whose_host_is_gone_gets_no_memory_when_its_turn_comes() {
+    let (mut world, _) = greedy(WorldConfig::calm(169), EVER);
+    for (tag, queue, blocks) in [(1, 2, 2048), (2, 1, 2048), (3, 2, 8)] {
+        world.queues[queue].submit(tag, compare(0, blocks, false));
+        world.pass(Nanos::from_millis(2));
+    }
+    world.queues[2].die();
+    world.pass(Nanos::from_millis(20));
+    world.queues[1].die();
+    world.run_until("every command to be gone", |world| world.snapshot(SOURCE).target[2] == 0);
+    world.stop();
+}
