@@ -14,8 +14,11 @@ pub const PACKETS_MAX: usize = 1024;
 /// Items in one packet, at most (one per section).
 pub const ITEMS_MAX: usize = 16;
 
-// RFC 9002 §6.1.1.
+// RFC 9002 §6.1.1; grows where packets that were given up arrive after all.
 const REORDER_PACKETS: u64 = 3;
+const REORDER_PACKETS_MAX: u64 = PACKETS_MAX as u64 / 2;
+/// Packets that were found lost and may still arrive: so many are remembered.
+const GIVEN_UP_MAX: usize = 32;
 // RFC 9002 §6.1.2 has 1 ms for granularity; two nodes that share cores are delayed by a scheduling slice now and then.
 const GRANULARITY: Nanos = Nanos::from_millis(4);
 const PROBE_MIN: Nanos = Nanos::from_millis(10);
@@ -25,6 +28,18 @@ const WINDOW_INITIAL: u64 = 512 * 1024;
 const WINDOW_MIN: u64 = 64 * 1024;
 // Half of what the receive ring of the smallest device holds (512 frames of 9000 bytes).
 const WINDOW_MAX: u64 = 2 * 1024 * 1024;
+// Of a loss that is no congestion: BBR's threshold (draft-ietf-ccwg-bbr, BBR.LossThresh), over at least so many packets.
+const LOSS_TOLERATED: u64 = 50;
+const LOSS_COUNTED_MIN: u64 = 256;
+// What is left of the window after a loss that is (RFC 9438 §4.6), and its growth in a round trip beyond the threshold.
+const WINDOW_LEFT: (u64, u64) = (7, 10);
+const WINDOW_GROWTH: u64 = 32;
+/// Bytes that may leave at once after a pause, whatever the rate: less than the shallowest switch holds for a port. RFC 9002 §7.7.
+const BURST: u64 = 64 * 1024;
+/// A turn that comes late may send what the time since the last one allows, for so long at most.
+const TURN_MAX: Nanos = Nanos::from_micros(100);
+/// Longer pauses allow no more.
+const PAUSE_MAX: Nanos = Nanos::from_millis(1000);
 
 /// What an item names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +121,14 @@ pub struct Sender {
     threshold: u64,
     /// Packets sent before this one don't shrink the window again (RFC 9002 §7.3.1).
     recovery_until: u64,
+    /// Packets that were acknowledged or found lost since the loss is counted, and the lost ones of them.
+    judged: (u64, u64),
+    /// A packet is lost when one so many newer was acknowledged.
+    reorder: u64,
+    given_up: VecDeque<u64>,
+    /// Bytes that may be sent now (RFC 9002 §7.7); below zero by a frame at most.
+    tokens: i64,
+    refilled_at: Nanos,
     rtt: Nanos,
     rtt_var: Nanos,
     rtt_known: bool,
@@ -141,6 +164,11 @@ impl Sender {
             window: WINDOW_INITIAL,
             threshold: u64::MAX,
             recovery_until: 0,
+            judged: (0, 0),
+            reorder: REORDER_PACKETS,
+            given_up: VecDeque::with_capacity(GIVEN_UP_MAX),
+            tokens: BURST as i64,
+            refilled_at: Nanos::ZERO,
             rtt: RTT_INITIAL,
             rtt_var: Nanos::new(RTT_INITIAL.get() / 2),
             rtt_known: false,
@@ -163,7 +191,31 @@ impl Sender {
         self.window = WINDOW_INITIAL;
         self.threshold = u64::MAX;
         self.recovery_until = 0;
+        self.judged = (0, 0);
+        self.reorder = REORDER_PACKETS;
+        self.given_up.clear();
         self.probe_backoff = 0;
+    }
+
+    /// Pacing: gives what the time since the last turn allows at 5/4 of window / round trip, at twice that while the window doubles. Asked for
+    /// once in a turn, so it needs no timer.
+    pub fn refill(&mut self, now: Nanos) {
+        let elapsed = now.since(self.refilled_at);
+        self.refilled_at = now;
+        let most = self.paced(elapsed.min(TURN_MAX)).max(BURST);
+        let credit = self.paced(elapsed.min(PAUSE_MAX)).min(most) as i64;
+        self.tokens = (self.tokens + credit).min(most as i64);
+    }
+
+    /// Bytes that the pace allows in a time.
+    fn paced(&self, time: Nanos) -> u64 {
+        let quarters = if self.window < self.threshold { 8 } else { 5 };
+        time.get() * self.window * quarters / 4 / self.rtt.get().max(1)
+    }
+
+    /// True while the window allows more than the pace does.
+    pub fn is_held_back(&self) -> bool {
+        self.tokens <= 0 && self.may_send()
     }
 
     /// True where another frame may be sent now (LNK-2).
@@ -213,6 +265,7 @@ impl Sender {
         packet.item_count = items.len() as u8;
         packet.items[..items.len()].copy_from_slice(items);
         self.bytes_in_flight += bytes as u64;
+        self.tokens -= bytes as i64;
         self.next += 1;
         self.last_sent = now;
         self.counters.packets += 1;
@@ -239,6 +292,7 @@ impl Sender {
                 }
                 packet.in_flight = false;
                 self.bytes_in_flight -= u64::from(packet.bytes);
+                self.judged.0 += 1;
                 if newest_acked_at.is_none()
                     && self.largest_acked.is_none_or(|largest| number > largest)
                 {
@@ -259,17 +313,32 @@ impl Sender {
         if let Some((_, sent_at)) = newest_acked_at {
             self.measure(now.since(sent_at).since(delay));
         }
+        self.notice_late(ranges);
         self.find_lost(now);
         self.forget();
         honest
+    }
+
+    /// What was given up and has arrived was only late: from now on packets are waited for that long (RFC 9002 §6.1.1, RFC 8985).
+    fn notice_late(&mut self, ranges: &[PacketRange]) {
+        let Some(largest) = self.largest_acked else { return };
+        let Self { given_up, reorder, judged, .. } = self;
+        given_up.retain(|&number| {
+            let arrived = ranges.iter().any(|range| (range.first..=range.last).contains(&number));
+            if arrived {
+                *reorder = (*reorder).max(largest - number + 1).min(REORDER_PACKETS_MAX);
+                judged.1 = judged.1.saturating_sub(1);
+            }
+            !arrived
+        });
     }
 
     fn grow(&mut self, bytes: u32) {
         let step = if self.window < self.threshold {
             u64::from(bytes)
         } else {
-            // Congestion avoidance: about one frame per window.
-            u64::from(bytes) * u64::from(bytes) / self.window
+            // A part of the window in a round trip, so that what a loss took is there again after as many, however large it is.
+            (u64::from(bytes) / WINDOW_GROWTH).max(1)
         };
         self.window = (self.window + step).min(WINDOW_MAX);
     }
@@ -295,23 +364,36 @@ impl Sender {
     fn find_lost(&mut self, now: Nanos) {
         let Some(largest) = self.largest_acked else { return };
         let delay = self.loss_delay();
-        let mut shrink = false;
         for number in self.oldest..largest {
             let packet = &self.packets[(number % PACKETS_MAX as u64) as usize];
             if !packet.in_flight {
                 continue;
             }
-            let overtaken =
-                largest - number >= REORDER_PACKETS || now.since(packet.sent_at) >= delay;
+            let overtaken = largest - number >= self.reorder || now.since(packet.sent_at) >= delay;
             if overtaken {
-                shrink |= number >= self.recovery_until;
+                self.judged.0 += 1;
+                self.judged.1 += u64::from(number >= self.recovery_until);
                 self.lose(number);
+                if self.given_up.len() == GIVEN_UP_MAX {
+                    self.given_up.pop_front();
+                }
+                self.given_up.push_back(number);
             }
         }
-        if shrink {
-            self.threshold = (self.window / 2).max(WINDOW_MIN);
+        self.judge();
+    }
+
+    /// Shrinks the window where more was lost than a cable loses that is merely bad.
+    fn judge(&mut self) {
+        let (all, lost) = self.judged;
+        if lost * LOSS_TOLERATED > all.max(LOSS_COUNTED_MIN) {
+            let (left, of) = WINDOW_LEFT;
+            self.threshold = (self.window * left / of).max(WINDOW_MIN);
             self.window = self.threshold;
             self.recovery_until = self.next;
+            self.judged = (0, 0);
+        } else if all >= LOSS_COUNTED_MIN {
+            self.judged = (all / 2, lost / 2);
         }
     }
 
@@ -355,7 +437,8 @@ impl Sender {
     }
 
     fn probe_after(&self) -> Nanos {
-        let base = Nanos::new(self.rtt.get() + 4 * self.rtt_var.get()).max(PROBE_MIN);
+        let variation = Nanos::new(4 * self.rtt_var.get()).max(GRANULARITY);
+        let base = self.rtt.after(variation).max(PROBE_MIN);
         Nanos::new(base.get() << self.probe_backoff.min(16)).min(PROBE_MAX)
     }
 
@@ -419,20 +502,100 @@ mod tests {
     }
 
     #[test]
-    fn three_newer_acknowledgements_tell_a_loss_and_shrink_the_window_once() {
+    fn three_newer_acknowledgements_tell_a_loss() {
         let mut sender = Sender::new();
         for n in 0..6 {
             sender.sent(ms(1), 9000, &[item(n)]);
         }
-        let before = sender.window();
         assert!(sender.reported(ms(2), &[range(3, 3)], Nanos::ZERO));
         assert_eq!(sender.pop_again(), Some(item(0)));
         assert_eq!(sender.pop_again(), None, "1 and 2 are overtaken by fewer than three");
-        assert!(sender.window() < before);
-        let shrunk = sender.window();
         assert!(sender.reported(ms(2), &[range(3, 5)], Nanos::ZERO));
         assert_eq!(sender.pop_again(), Some(item(1)));
-        assert_eq!(sender.window(), shrunk);
+    }
+
+    /// Sends 256 packets of which `lost` come to nothing; the window before and after.
+    fn after_a_loss_of(lost: u64) -> (Sender, u64, u64) {
+        let mut sender = Sender::new();
+        for n in 0..256 {
+            sender.sent(ms(1), 1000, &[item(n)]);
+        }
+        let before = sender.window();
+        assert!(sender.reported(ms(2), &[range(lost, 255)], Nanos::ZERO));
+        assert_eq!(sender.counters().lost, lost);
+        let after = sender.window();
+        (sender, before, after)
+    }
+
+    #[test]
+    fn a_rare_loss_leaves_the_window_and_more_shrinks_it_once() {
+        let (_, before, after) = after_a_loss_of(5);
+        assert_eq!(after, before + 251 * 1000, "one in fifty is borne");
+        let (mut sender, before, after) = after_a_loss_of(6);
+        assert_eq!(after, (before + 250 * 1000) * 7 / 10);
+        // What was in flight then shrinks it no further.
+        for n in 256..512 {
+            sender.sent(ms(3), 1000, &[item(n)]);
+        }
+        assert!(sender.reported(ms(4), &[range(262, 511)], Nanos::ZERO));
+        let again = sender.window();
+        assert!(again < after, "the next six do: {again} of {after}");
+        assert!(sender.reported(ms(5), &[range(262, 511)], Nanos::ZERO));
+        assert_eq!(sender.window(), again);
+    }
+
+    #[test]
+    fn what_was_given_up_and_arrives_is_waited_for_the_next_time() {
+        let mut sender = Sender::new();
+        for n in 0..40 {
+            sender.sent(ms(1), 1000, &[item(n)]);
+        }
+        assert!(sender.reported(ms(2), &[range(1, 10)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), Some(item(0)));
+        // It was ten packets late.
+        assert!(sender.reported(ms(2), &[range(0, 10)], Nanos::ZERO));
+        assert!(sender.reported(ms(2), &[range(12, 21), range(0, 10)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), None, "ten newer ones don't make it lost");
+        assert!(sender.reported(ms(2), &[range(12, 22), range(0, 10)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), Some(item(11)));
+        sender.reset();
+        for n in 0..5 {
+            sender.sent(ms(3), 1000, &[item(n)]);
+        }
+        assert!(sender.reported(ms(4), &[range(3, 3)], Nanos::ZERO));
+        assert_eq!(sender.pop_again(), Some(item(0)), "a new session may go another way");
+    }
+
+    #[test]
+    fn a_burst_passes_at_once_and_what_follows_at_the_pace_of_the_window() {
+        let mut sender = Sender::new();
+        sender.sent(ms(1), 9000, &[item(0)]);
+        assert!(sender.reported(ms(2), &[range(0, 0)], Nanos::ZERO));
+        assert_eq!(sender.rtt(), ms(1));
+        // A turn that comes late may send more; the next one may not.
+        sender.refill(ms(3));
+        sender.refill(ms(3));
+        let mut burst = 0;
+        while !sender.is_held_back() {
+            assert!(sender.may_send());
+            sender.sent(ms(3), 9000, &[item(1)]);
+            burst += 9000;
+        }
+        assert!((BURST..BURST + 9000).contains(&burst), "{burst} bytes");
+        // 50 microseconds of a millisecond, at twice the window while that still doubles.
+        let mut paced = 0u64;
+        for turn in 1..=50 {
+            sender.refill(ms(3).after(Nanos::from_micros(turn)));
+            while !sender.is_held_back() {
+                sender.sent(ms(3), 9000, &[item(1)]);
+                paced += 9000;
+            }
+        }
+        let want = sender.window() / 10;
+        assert!(paced.abs_diff(want) <= 9000, "{paced} bytes of {want}");
+        // However late a turn comes, it makes up for no more than a tenth of a round trip here.
+        sender.refill(ms(1000));
+        assert!(sender.tokens as u64 <= sender.window() / 5, "{}", sender.tokens);
     }
 
     #[test]

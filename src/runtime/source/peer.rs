@@ -349,6 +349,7 @@ impl<D: Disk> Core<D> {
         let heartbeat =
             HEARTBEAT_EVERY.min(Nanos::new(self.sync.peer_timeout.get() / HEARTBEATS_MIN));
         self.peer.ping |= now.since(self.link.last_sent()) >= heartbeat;
+        self.link.refill(now);
         let mut any = false;
         for _ in 0..FRAMES_PER_TURN {
             if !self.send_frame(now, port) {
@@ -356,7 +357,9 @@ impl<D: Disk> Core<D> {
             }
             any = true;
         }
-        any
+        // What only the pace holds back goes out in one of the next turns: nobody sleeps meanwhile.
+        let waits = self.link.has_again() || !self.outgoing.is_empty();
+        any | (waits && self.link.is_held_back())
     }
 
     fn seek<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {

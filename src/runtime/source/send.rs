@@ -35,7 +35,7 @@ impl<D: Disk> Core<D> {
             self.peer.ping = !self.send_bare(now, port, SectionKind::Ping, ping);
             return !self.peer.ping;
         }
-        if !self.link.may_send() || self.mend.is_busy() {
+        if !self.link.may_send() || self.link.is_held_back() || self.mend.is_busy() {
             return false;
         }
         let Some((first, again)) = self.next_item() else { return false };
