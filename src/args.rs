@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use ibid_control::config::{
-    Config, ConfigError, CpMode, Durability, is_nqn, parse_size, parse_span,
+    Config, ConfigError, CpMode, Durability, Encryption, is_nqn, parse_size, parse_span,
 };
 
 /// Synchronous block replication: every write in two logs before it is acknowledged.
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Cp(Cp),
     /// Compare both copies of a volume while it is in use, and repair what is provably wrong
     Verify(Verify),
+    /// Make a key for the link of a pair, in a file of its own
+    Keygen(Keygen),
     /// Show what lies on the log device of a node that does not run, and what its start would make of it
     Dump(Dump),
     /// Check what this machine gives a node: what is wrong, why it matters, and the command that mends it
@@ -116,6 +118,17 @@ pub(crate) struct Verify {
     /// Print JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `ibid keygen`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    after_help = "Both nodes need the same key. It is not printed, and a file that is there is not touched."
+)]
+pub(crate) struct Keygen {
+    /// Where the key goes; made with mode 0600
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// `ibid dump`.
@@ -270,6 +283,9 @@ pub(crate) struct Demo {
     /// What a write has reached on each node when it is acknowledged
     #[arg(long, value_name = "PLACE", default_value = "disk", value_parser = words::<Durability>(Durability::WORDS))]
     pub(crate) durability: Durability,
+    /// What is done to the link's frames, which are always authenticated
+    #[arg(long, value_name = "MODE", default_value = "full", value_parser = words::<Encryption>(Encryption::WORDS))]
+    pub(crate) encryption: Encryption,
     /// Keep configurations, logs and volumes in this folder, instead of in a temporary one that is removed
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! What authentication needs of the machine: secrets out of files, and a thread that computes for the shard.
-//! A secret file must belong to the user that runs the program, and nobody else may read it; nothing of what it holds is ever shown.
 
-use anyhow::{Context as _, bail, ensure};
+use crate::secret_file;
+use anyhow::{Context as _, ensure};
 use ibid_chap::{SECRET_TEXT_MAX, Secret};
 use ibid_control::config::{self, Config};
 use ibid_engine::frontend::{AuthConfig, HostAuth};
@@ -9,50 +9,15 @@ use ibid_runtime::AuthRoom;
 use ibid_wire::nvme_tcp::{AuthHash, DhGroup};
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tracing::warn;
-use zeroize::Zeroizing;
-
-/// Permission bits of everybody but the owner.
-const OTHERS: u32 = 0o077;
-/// A secret, and the end of its line.
-const FILE_BYTES_MAX: usize = SECRET_TEXT_MAX + 2;
 
 /// Reads the secret in a file. What is wrong is said without a byte of what it holds.
 pub(crate) fn load_secret(path: &Path) -> anyhow::Result<Secret> {
-    let mut file = File::open(path)?;
-    // Of the open file: the name may mean another one by now.
-    let metadata = file.metadata()?;
-    ensure!(metadata.is_file(), "must be a regular file");
-    let user = std::fs::metadata("/proc/self").context("/proc/self")?.uid();
-    ensure!(
-        metadata.uid() == user,
-        "must belong to the user that runs ibid (uid {user}), belongs to uid {}",
-        metadata.uid()
-    );
-    ensure!(
-        metadata.mode() & OTHERS == 0,
-        "must be readable by its owner only (mode 0600 or stricter), has mode {:04o}",
-        metadata.mode() & 0o7777
-    );
-    let mut bytes = Zeroizing::new([0; FILE_BYTES_MAX + 1]);
-    let mut len = 0;
-    loop {
-        match file.read(&mut bytes[len..])? {
-            0 => break,
-            count => len += count,
-        }
-    }
-    ensure!(len <= FILE_BYTES_MAX, "must hold one secret, DHHC-1:hh:base64:, and nothing else");
-    let Ok(text) = std::str::from_utf8(&bytes[..len]) else {
-        bail!("must hold one secret, DHHC-1:hh:base64:, and nothing else")
-    };
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    let text = text.strip_suffix('\r').unwrap_or(text);
-    Secret::parse(text).map_err(|error| anyhow::anyhow!("holds no secret: {error}"))
+    let text = secret_file::read(path, SECRET_TEXT_MAX, "one secret, DHHC-1:hh:base64:,")?;
+    Secret::parse(&text).map_err(|error| anyhow::anyhow!("holds no secret: {error}"))
 }
 
 /// What the target is told of authentication, with every secret read.

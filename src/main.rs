@@ -8,12 +8,14 @@ mod demo;
 mod doctor;
 mod dump;
 mod faults;
+mod link_key;
 mod load;
 mod node;
 mod recovery;
 mod numa;
 mod report;
 mod sizing;
+mod secret_file;
 mod verify;
 
 use anyhow::Context as _;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Status(status) => show_status(&status),
         Command::Cp(cp) => take_cp(&cp),
         Command::Verify(verify) => verify::run(&verify),
+        Command::Keygen(keygen) => link_key::keygen(&keygen),
         Command::Dump(dump) => dump::run(&dump),
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Bench(bench) => bench::run(&bench),

@@ -6,6 +6,7 @@ use crate::auth;
 use crate::capture;
 use crate::doctor::Root;
 use crate::faults;
+use crate::link_key;
 use crate::numa;
 use crate::recovery::{self, Found};
 use crate::report;
@@ -34,6 +35,7 @@ use ibid_runtime::{
     Reply, Role, Shard, Snapshot, Source, SourceConfig, Stop, SyncState, VerifyProgress,
     VolumeConfig,
 };
+use ibid_secure::Security;
 use ibid_units::{BLOCK_BYTES, Nanos, SECTOR_BYTES, VolumeId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{IsTerminal as _, Read as _};
@@ -68,6 +70,9 @@ const SERVING_EVERY: Duration = Duration::from_millis(10);
 const SERVING_EVERY_MAX: Duration = Duration::from_secs(1);
 /// How long it may take to answer: one that is ending never does.
 const SERVING_ANSWER: Duration = Duration::from_millis(200);
+/// How often a destination looks whether hellos are not authentic, and how long it says nothing after it has said so.
+const HELLOS_EVERY: Duration = Duration::from_secs(2);
+const HELLOS_AGAIN: Duration = Duration::from_secs(60);
 /// The time it says is right to one part of so many.
 const SERVING_PARTS: u32 = 50;
 /// How long a destination without a parent waits for its source to stop before it.
@@ -103,9 +108,10 @@ pub(crate) fn run(args: &args::Run) -> anyhow::Result<ExitCode> {
     // Secrets are small, and the first thing that is forgotten.
     let target_auth = auth::target_auth(&config)?;
     let mut warnings = Vec::new();
+    let security = link_key::security(&config)?;
     let home = numa::home(&Root::machine(), &config);
     warnings.extend(home.warning);
-    let parts = open_parts(&config, home.node, &mut warnings)?;
+    let parts = open_parts(&config, security, home.node, &mut warnings)?;
     let mode = match config.node.idle {
         Idle::Adaptive => IdleMode::Adaptive,
         Idle::Spin => IdleMode::Spin,
@@ -307,6 +313,7 @@ fn start_eal(
 /// Opens everything that holds data, and reads what is in the log.
 fn open_parts(
     config: &Config,
+    security: Security,
     numa_node: Option<u32>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Parts> {
@@ -371,6 +378,7 @@ fn open_parts(
         volumes,
         allocated,
         seed: chance()?,
+        security,
     };
     let role = match config.node.role {
         config::Role::Source => Role::Source,
@@ -591,9 +599,11 @@ fn run_shard<S: Shard + Send>(
     (mode, commands, started): (IdleMode, Arc<ArrayQueue<Command>>, Instant),
 ) -> anyhow::Result<Stop> {
     let core = config.node.cpu;
+    let caller = std::thread::current();
     std::thread::scope(|scope| {
         let thread =
             std::thread::Builder::new().name("shard-0".into()).spawn_scoped(scope, || {
+                let _waker = Waker(caller);
                 if let Some(core) = core {
                     pin_to(core).with_context(|| format!("node.cpu = {core}"))?;
                 }
@@ -604,11 +614,21 @@ fn run_shard<S: Shard + Send>(
                 drop(lcore);
                 anyhow::Ok(stop)
             })?;
-        if config.node.role == config::Role::Source {
-            await_serving(config, &thread, &commands, started);
+        match config.node.role {
+            config::Role::Source => await_serving(config, &thread, &commands, started),
+            config::Role::Destination => watch_hellos(&thread, &commands),
         }
         thread.join().unwrap_or_else(|_| bail!("the shard panicked"))
     })
+}
+
+/// Wakes who waits for a thread when that ends, however it ends.
+struct Waker(std::thread::Thread);
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        self.0.unpark();
+    }
 }
 
 /// Says when the source takes writes: how long a restart takes is what operators look for first.
@@ -630,6 +650,27 @@ fn await_serving<T>(
         }
         let wait = started.elapsed() / SERVING_PARTS;
         std::thread::sleep(wait.clamp(SERVING_EVERY, SERVING_EVERY_MAX));
+    }
+}
+
+/// Says at a destination that hellos come which nobody with its key has made: the source hears nothing of that, and its operator would
+/// look for a cable.
+fn watch_hellos<T>(shard: &ScopedJoinHandle<'_, T>, commands: &ArrayQueue<Command>) {
+    let mut told = 0;
+    let mut every = HELLOS_EVERY;
+    while !shard.is_finished() {
+        // Woken when the shard ends; an early return for nothing costs one more look.
+        std::thread::park_timeout(every);
+        every = HELLOS_EVERY;
+        let kind = CommandKind::Snapshot(Box::new(Snapshot::with_room()));
+        let Ok(Reply::Snapshot(snapshot)) = ask(commands, kind, SERVING_ANSWER) else { continue };
+        if let Some(warning) = report::key_warning(&snapshot)
+            && snapshot.security.hellos_failed > told
+        {
+            told = snapshot.security.hellos_failed;
+            every = HELLOS_AGAIN;
+            warn!("{warning}");
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use ibid_control::config::{self, Config, Durability, Hosts};
 use ibid_control::status::{
     AccessStatus, BlockRun, ClassBytes, CopiedBytes, CpRecords, CpReport, CpStatus, FaultStatus,
-    FaultSubject, Histograms, LinkStatus, LogStatus, MirrorState, NodeStatus, PairState, PathState,
-    Promise, StageHistogram, StageLatency, Standing, Status, SyncStatus, TargetStatus,
-    VerifyReport, VerifyState, VolumeStatus,
+    FaultSubject, Histograms, LinkSecurity, LinkStatus, LogStatus, MirrorState, NodeStatus,
+    PairState, PathState, Promise, StageHistogram, StageLatency, Standing, Status, SyncStatus,
+    TargetStatus, VerifyReport, VerifyState, VolumeStatus,
 };
 use ibid_engine::frontend::AnaState;
 use ibid_runtime::{
@@ -120,6 +120,18 @@ fn link(config: &Config, snapshot: &Snapshot) -> LinkStatus {
         rx_bytes: port.rx_bytes,
         rx_dropped: port.rx_dropped + snapshot.rx_refused,
         rx_repeated_frames: snapshot.rx_repeated,
+        security: LinkSecurity {
+            encryption: config.link.encryption,
+            tx_generation: snapshot.security.generations[0],
+            rx_generation: snapshot.security.generations[1],
+            handshakes: snapshot.security.handshakes,
+            rx_unauthentic: snapshot.security.failed,
+            rx_replayed: snapshot.security.replayed,
+            rx_strange: snapshot.security.strange,
+            rx_handshakes_unauthentic: snapshot.security.hellos_failed,
+            rx_handshakes_limited: snapshot.security.hellos_limited,
+            tx_cookies: snapshot.security.cookies,
+        },
     }
 }
 
@@ -254,8 +266,17 @@ fn faults(role: config::Role, snapshot: &Snapshot) -> Vec<FaultStatus> {
     last.into_iter().chain(retried).collect()
 }
 
+/// What is said where messages come that nobody with this node's key has made, and no others.
+pub(crate) fn key_warning(snapshot: &Snapshot) -> Option<String> {
+    let failed = snapshot.security.hellos_failed;
+    (snapshot.peer != PeerState::Connected && failed > 0).then(|| {
+        format!("{failed} hellos failed authentication: is link.key the same on both nodes?")
+    })
+}
+
 fn warnings(snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = Vec::new();
+    warnings.extend(key_warning(snapshot));
     if let PeerState::Refused(refusal) = snapshot.peer {
         warnings.push(format!("the peer does not take this source: {refusal}"));
     }

@@ -71,6 +71,7 @@ fn config(args: &args::Demo, folder: &Path, link: DemoLink, cp_mode: CpMode) -> 
         lba: args.lba,
         link,
         cp_mode,
+        encryption: args.encryption,
         durability: args.durability,
     }
 }

@@ -2,9 +2,10 @@
 
 use super::link::Veth;
 use crate::args::DemoLink;
+use crate::link_key;
 use anyhow::{Context as _, bail, ensure};
 use ibid_control::config::{
-    Auth, Config, CpMode, Durability, Hosts, Idle, Link, LinkDevice, Log, MemifRole,
+    Auth, Config, CpMode, Durability, Encryption, Hosts, Idle, Link, LinkDevice, Log, MemifRole,
     NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
@@ -39,6 +40,7 @@ pub(crate) struct PairConfig {
     pub(crate) link: DemoLink,
     pub(crate) cp_mode: CpMode,
     pub(crate) durability: Durability,
+    pub(crate) encryption: Encryption,
 }
 
 impl PairConfig {
@@ -103,6 +105,11 @@ impl Pair {
             DemoLink::Memif => None,
         };
         let nqn = format!("{NQN_UUID_PREFIX}{pair}");
+        // A key of its own for each demonstration.
+        let key = config.folder.join(KEY_FILE);
+        drop(fs::remove_file(&key));
+        fs::create_dir_all(&config.folder)?;
+        link_key::write_new(&key)?;
         let node = |role| node_config(config, role, pair, volume, &nqn, veth.as_ref());
         // The server of a memif is there before its client looks for it.
         let destination = Process::start(node(Role::Destination))?;
@@ -259,6 +266,9 @@ impl Process {
     }
 }
 
+/// The link's key, in the folder of the pair.
+const KEY_FILE: &str = "link.key";
+
 fn node_config(
     config: &PairConfig,
     role: Role,
@@ -314,6 +324,8 @@ fn node_config(
             vlan: None,
             peer_mac: None,
             mtu: 9000,
+            key: Some(config.folder.join(KEY_FILE)),
+            encryption: config.encryption,
         },
         peer: Peer::default(),
         target: Some(Target {

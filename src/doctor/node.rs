@@ -247,7 +247,8 @@ pub(crate) mod tests {
     use super::super::check::Verdict::{Fail, Ok as Good, Warn};
     use super::super::root::tests::Tree;
     use super::*;
-    use ibid_control::status::ClassBytes;
+    use ibid_control::config::Encryption;
+    use ibid_control::status::{ClassBytes, LinkSecurity};
 
     const FILE: &str = r#"
         [node]
@@ -293,6 +294,18 @@ pub(crate) mod tests {
             rx_bytes: 0,
             rx_dropped: 0,
             rx_repeated_frames: 0,
+            security: LinkSecurity {
+                encryption: Encryption::Full,
+                tx_generation: 0,
+                rx_generation: 0,
+                handshakes: 1,
+                rx_unauthentic: 0,
+                rx_replayed: 0,
+                rx_strange: 0,
+                rx_handshakes_unauthentic: 0,
+                rx_handshakes_limited: 0,
+                tx_cookies: 0,
+            },
         }
     }
 

@@ -1,16 +1,17 @@
-//! Puts frames together: a head in a buffer of ours, payload as spans of the arena.
+//! Puts frames together: a head in a buffer of ours, payload as spans of the arena. They are sealed where the port has them in one piece.
 
 use ibid_units::{Epoch, PacketNumber, SECTOR_BYTES, Span};
 use ibid_wire::peer::{
-    FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX, Section,
-    SectionKind,
+    COOKIE_FRAME_BYTES, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, HELLO_CONTENT_AT,
+    HELLO_CONTENT_BYTES, HELLO_FRAME_BYTES, SECTION_BYTES, SECTIONS_MAX, Section, SectionKind,
+    TAG_BYTES, table_at,
 };
 
 /// Bytes of the largest head: a frame of 9000 bytes that is all body of ours.
 const HEAD_BYTES_MAX: usize = 9216;
 
 /// What every frame of a session has in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) epoch: Epoch,
@@ -99,7 +100,7 @@ impl FrameBuffer {
         body: impl FnOnce(&mut [u8]) -> usize,
     ) {
         assert!(self.is_empty(), "a frame has one body of ours");
-        let start = HEADER_BYTES + SECTION_BYTES;
+        let start = table_at(frame_kind(kind)) + SECTION_BYTES;
         let length = body(&mut self.head[start..]);
         let crc = ibid_wire::crc32c(&self.head[start..start + length]);
         self.sections[0] = Section { kind, length: length as u16, crc, segment, place, extra: 0 };
@@ -109,8 +110,8 @@ impl FrameBuffer {
         assert!(self.bytes <= self.bytes_max, "a body is cut to what a frame carries");
     }
 
-    /// Seals the frame: its head, its spans.
-    pub(crate) fn seal(
+    /// The frame as it is before it is sealed: its head, its spans.
+    pub(crate) fn compose(
         &mut self,
         kind: FrameKind,
         session: Session,
@@ -120,10 +121,19 @@ impl FrameBuffer {
             FrameHeader { kind, shard: 0, session: session.id, epoch: session.epoch, number };
         let mut emitter = FrameEmitter::new(&mut self.head, &header);
         for section in &self.sections[..self.section_count] {
+            assert!(self.body == 0 || frame_kind(section.kind) == kind, "a body of another kind");
             emitter.section(section);
         }
         let length = emitter.finish() + self.body;
-        (&self.head[..length], &self.spans[..self.span_count])
+        let whole = match kind {
+            FrameKind::Sourced | FrameKind::Reported | FrameKind::Ask | FrameKind::Answer => length,
+            // Filled up, and the handshake's tag.
+            FrameKind::Hello => HELLO_FRAME_BYTES,
+            FrameKind::HelloAnswer => length + TAG_BYTES,
+            FrameKind::Cookie => COOKIE_FRAME_BYTES,
+        };
+        self.head[length..whole].fill(0);
+        (&self.head[..whole], &self.spans[..self.span_count])
     }
 
     /// Bytes of the datagram so far.
@@ -131,3 +141,22 @@ impl FrameBuffer {
         self.bytes
     }
 }
+
+/// The kind of the frame that a body of this kind stands in.
+fn frame_kind(kind: SectionKind) -> FrameKind {
+    match kind {
+        SectionKind::Hello => FrameKind::Hello,
+        SectionKind::HelloAnswer => FrameKind::HelloAnswer,
+        SectionKind::Report => FrameKind::Reported,
+        SectionKind::Ask => FrameKind::Ask,
+        SectionKind::Answer => FrameKind::Answer,
+        SectionKind::Log
+        | SectionKind::CpOpen
+        | SectionKind::CpList
+        | SectionKind::CpBlock
+        | SectionKind::Ping
+        | SectionKind::Goodbye => FrameKind::Sourced,
+    }
+}
+
+const _: () = assert!(HELLO_CONTENT_AT + HELLO_CONTENT_BYTES + TAG_BYTES == HELLO_FRAME_BYTES);

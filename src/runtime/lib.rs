@@ -14,6 +14,7 @@ mod memory;
 mod persist;
 mod pool;
 mod recover;
+mod secured;
 mod shard;
 mod slots;
 mod snapshot;
@@ -31,8 +32,8 @@ pub use shard::{
     COMMANDS_MAX, Command, CommandKind, CpDone, NodeConfig, Reply, Role, Shard, Stop, VolumeConfig,
 };
 pub use snapshot::{
-    AuthCounters, CpCounters, Fault, PeerState, STAGES, Snapshot, Stage, StageTimes, SyncState,
-    VolumeCounters,
+    AuthCounters, CpCounters, Fault, PeerState, STAGES, SecurityCounters, Snapshot, Stage,
+    StageTimes, SyncState, VolumeCounters,
 };
 pub use source::{COMPARE_ASKED_BLOCKS, PeerLoss, Source, SourceConfig};
 pub use superblock::StartRefused;

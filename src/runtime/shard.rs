@@ -7,6 +7,7 @@ use crossbeam::queue::ArrayQueue;
 use ibid_driver::Clock;
 use ibid_driver::idle::{Idle, IdleMode, Wait};
 use ibid_engine::sync::OutOfSync;
+use ibid_secure::Security;
 use ibid_units::{CpId, Nanos, VolumeId};
 use ibid_wire::disk::{Superblock, VolumeIdentity};
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct NodeConfig {
     pub allocated: Vec<(VolumeId, u64, u64)>,
     /// Chance, for session numbers: different at each start.
     pub seed: u64,
+    /// The pair's key, and what is done to the link's frames.
+    pub security: Security,
 }
 
 impl NodeConfig {

@@ -171,6 +171,29 @@ pub struct VolumeCounters {
     pub write_bytes: u64,
 }
 
+/// What becomes of the link's frames before anything in them is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SecurityCounters {
+    /// Frames are encrypted, not only authenticated.
+    pub encrypted: bool,
+    /// Generations of the session's keys: of what is sent, and of what is received.
+    pub generations: [u64; 2],
+    /// Sessions that were given keys.
+    pub handshakes: u64,
+    /// Frames whose tag was wrong.
+    pub failed: u64,
+    /// Frames that had been opened before, or are too late to know.
+    pub replayed: u64,
+    /// Frames of no session or handshake of now.
+    pub strange: u64,
+    /// Messages of a handshake whose tag was wrong: junk, or of a peer with another key.
+    pub hellos_failed: u64,
+    /// Hellos without a cookie that were too many.
+    pub hellos_limited: u64,
+    /// Cookies given.
+    pub cookies: u64,
+}
+
 /// A shard at one moment. Made by whoever asks, filled by the shard without taking memory.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -250,6 +273,8 @@ pub struct Snapshot {
     pub rx_repeated: u64,
     /// Frames of the peer that were not accepted.
     pub rx_refused: u64,
+    /// What became of them before that.
+    pub security: SecurityCounters,
     /// Client payload copied by the CPU: frames to log, frames to staging, late entries, gathered reads.
     pub copied: [u64; 4],
     /// Controllers, connections, commands under way.

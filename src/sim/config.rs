@@ -3,10 +3,12 @@
 use crate::disk::DiskFaults;
 use crate::host::{NQN, QueueConfig};
 use crate::net::NetFaults;
+use crate::random::Random;
 use ibid_engine::frontend::{AnaState, AuthConfig, Limits, NamespaceConfig, TargetConfig};
 use ibid_runtime::{
     COMPARE_ASKED_BLOCKS, Layout, LayoutConfig, NodeConfig, PeerLoss, Role, VolumeConfig,
 };
+use ibid_secure::{Encryption, Limits as KeyLimits, LinkKey, Security};
 use ibid_units::{Nanos, VolumeId};
 
 /// Everything that one run depends on.
@@ -53,6 +55,10 @@ pub struct WorldConfig {
     pub late_turns: u32,
     /// Hosts may connect to the destination too.
     pub standby: bool,
+    /// What is done to the link's frames.
+    pub encryption: Encryption,
+    /// How long its keys are used.
+    pub key_limits: KeyLimits,
 }
 
 impl WorldConfig {
@@ -98,6 +104,8 @@ impl WorldConfig {
             stop_wait: Nanos::from_millis(60_000),
             late_turns: 250,
             standby: false,
+            encryption: Encryption::Full,
+            key_limits: KeyLimits::LINK,
         }
     }
 
@@ -132,7 +140,17 @@ impl WorldConfig {
             volumes: self.volumes.iter().enumerate().map(volume).collect(),
             allocated: Vec::new(),
             seed,
+            security: self.security(seed),
         }
+    }
+
+    /// The key is the same at every start, chance is not.
+    fn security(&self, seed: u64) -> Security {
+        let mut random = Random::new(!seed);
+        let entropy = [(); 32].map(|()| random.word() as u8);
+        let mut security = Security::new(LinkKey::new([7; 32]), entropy, self.encryption);
+        security.limits = self.key_limits;
+        security
     }
 
     pub(crate) fn target(&self, side: usize) -> TargetConfig {

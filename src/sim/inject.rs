@@ -10,7 +10,9 @@ use ibid_driver::{DiskOp, FileId};
 use ibid_runtime::{Fault, PeerLoss, Role, StartRefused};
 use ibid_units::{CpId, Epoch, LogBlock, Lsn, PacketNumber};
 use ibid_wire::disk::{SUPERBLOCK_AT, SyncState};
-use ibid_wire::peer::{FrameEmitter, FrameHeader, FrameKind, SectionKind};
+use ibid_wire::peer::{
+    CLEAR_BYTES, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SectionKind,
+};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -296,8 +298,7 @@ impl Injector {
             Class::NetStranger => {
                 trace.fault(Place::Link, class, 0);
                 let (to, bytes) = stranger(&mut self.random);
-                let arena = world.arenas[to].clone();
-                world.net.borrow_mut().intrude(to, bytes, arena);
+                world.net.borrow_mut().intrude(to, bytes);
             }
             Class::MemoryFlip => {
                 let side = self.victim;
@@ -567,5 +568,7 @@ fn stranger(random: &mut Random) -> (usize, Vec<u8>) {
         body.len()
     });
     out.truncate(length);
+    // Whoever has no key guesses the tag.
+    out[CLEAR_BYTES..HEADER_BYTES].fill_with(|| random.word() as u8);
     (to, out)
 }

@@ -23,6 +23,7 @@ pub mod net;
 pub mod oracle;
 pub mod pair;
 pub mod random;
+mod seals;
 pub mod run;
 pub mod runner;
 pub mod stream;

@@ -1,14 +1,15 @@
 //! The cable: two ports in memory that lose, double, delay, reorder and corrupt frames, say again what was said long ago, and are busy
-//! now and then. A device may read a frame's payload long after `send` (zero copy): some frames are put together only when they arrive.
+//! now and then. It sees frames before they are sealed, and whether they were opened: what must be so of that is judged in `seals`.
 
 use crate::effects::{Effect, Effects};
 use crate::faults::Class as Fault;
 use crate::guard;
 use crate::random::Random;
+use crate::seals::{Made, Seals};
 use crate::trace::{Event, Place, Tracer};
 use ibid_driver::{Arena, Class, Port, PortBusy, PortCounters, Seal};
 use ibid_units::{Nanos, Span};
-use ibid_wire::peer::{Frame, HelloAnswer, HelloRefusal, Outcome};
+use ibid_wire::peer::HEADER_BYTES;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -38,8 +39,6 @@ pub struct NetFaults {
     /// A frame comes back to its sender.
     pub reflect: u32,
     pub busy: u32,
-    /// Payload is read from the arena when the frame arrives, not when it is sent.
-    pub late_read: u32,
     /// Nanoseconds.
     pub delay: (u64, u64),
     /// How much later a frame comes that is reordered, nanoseconds; zeroes: up to four times the delay.
@@ -62,7 +61,6 @@ impl NetFaults {
         header: 0,
         reflect: 0,
         busy: 0,
-        late_read: 0,
         delay: (2_000, 10_000),
         late: (0, 0),
         bottleneck: None,
@@ -71,35 +69,9 @@ impl NetFaults {
 
 #[derive(Clone)]
 struct Sent {
-    head: Vec<u8>,
-    spans: Vec<Span>,
-    arena: Arc<Arena>,
-    /// Who sent it.
-    from: usize,
-    harm: Option<(Fault, u64)>,
-}
-
-impl Sent {
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = self.head.clone();
-        for span in &self.spans {
-            out.extend_from_slice(&self.arena.bytes(*span));
-        }
-        if let Some((harm, word)) = self.harm {
-            corrupt(&mut out, harm, word);
-        }
-        out
-    }
-    fn len(&self) -> usize {
-        self.head.len() + self.spans.iter().map(|span| span.len as usize).sum::<usize>()
-    }
-    fn settle(&mut self) {
-        if !self.spans.is_empty() || self.harm.is_some() {
-            self.head = self.bytes();
-            self.spans.clear();
-            self.harm = None;
-        }
-    }
+    bytes: Vec<u8>,
+    /// Which frame it is, if a node has made it.
+    made: Option<Made>,
 }
 
 fn corrupt(bytes: &mut Vec<u8>, harm: Fault, word: u64) {
@@ -121,14 +93,14 @@ fn corrupt(bytes: &mut Vec<u8>, harm: Fault, word: u64) {
             }
         }
         Fault::NetHeader => {
-            let at = random.below(48.min(length as u64)) as usize;
+            let at = random.below(HEADER_BYTES.min(length) as u64) as usize;
             bytes[at] ^= 1 + random.below(255) as u8;
         }
         _ => panic!("{harm:?} is no harm to a frame's bytes"),
     }
 }
 
-/// Changes a datagram on its way to a side.
+/// Changes a datagram that is for a side.
 pub type Tamper = Box<dyn FnMut(usize, &mut Vec<u8>)>;
 
 /// What becomes of one frame.
@@ -159,7 +131,11 @@ pub struct Net {
     pub passes_max: usize,
     /// All takes so many times as long.
     pub slowness: u64,
+    /// Before it is sealed: what a peer would say that is not what it should be. One that is made empty is lost.
     pub tamper: Option<Tamper>,
+    /// On its way, sealed as it is.
+    pub meddle: Option<Tamper>,
+    pub seals: Seals,
     pub fates: Option<Fates>,
     pub effects: Effects,
     next: u64,
@@ -170,7 +146,7 @@ pub struct Net {
     free_at: [u64; 2],
     /// Frames that found its queue full.
     pub overflowed: u64,
-    old: VecDeque<(usize, Vec<u8>)>,
+    old: VecDeque<Sent>,
 }
 
 impl Net {
@@ -186,6 +162,8 @@ impl Net {
             passes_max: usize::MAX,
             slowness: 1,
             tamper: None,
+            meddle: None,
+            seals: Seals::default(),
             fates: None,
             effects: Effects::default(),
             next: 0,
@@ -200,7 +178,7 @@ impl Net {
 
     /// A cable as it should be. What is on its way stays on its way.
     pub fn heal(&mut self) {
-        self.faults = NetFaults { late_read: self.faults.late_read, ..NetFaults::NONE };
+        self.faults = NetFaults::NONE;
         self.cut = false;
         self.cut_from = [false; 2];
         self.clogged = [0; 2];
@@ -213,19 +191,9 @@ impl Net {
         self.arriving[side].first_key_value().map(|(key, _)| key.0)
     }
 
-    /// A node is gone: what its device had not read from its memory has left or not, what comes to it is lost.
-    pub fn node_is_gone(&mut self, side: usize) {
-        for sent in self.arriving.iter_mut().flat_map(BTreeMap::values_mut) {
-            if sent.from == side {
-                sent.settle();
-            }
-        }
-    }
-
     /// A datagram of somebody else comes to a side.
-    pub fn intrude(&mut self, side: usize, head: Vec<u8>, arena: Arc<Arena>) {
-        let sent = Sent { head, spans: Vec::new(), arena, from: 1 - side, harm: None };
-        self.carry(sent, side);
+    pub fn intrude(&mut self, side: usize, bytes: Vec<u8>) {
+        self.carry(Sent { bytes, made: None }, side);
     }
 
     /// Drops what is on its way.
@@ -241,20 +209,25 @@ impl Net {
         }
     }
 
-    fn send(&mut self, side: usize, class: Class, sent: Sent) -> Result<(), PortBusy> {
+    /// Whether the port takes a frame now; if so it is as good as sent.
+    fn accepts(&mut self, side: usize) -> Result<Fate, PortBusy> {
         if self.effects.is_dead(side) {
-            return Ok(());
+            return Ok(Fate::Lost);
         }
         if self.random.chance(self.faults.busy) {
             self.trace.fault(Place::node(side), Fault::NetBusy, 0);
             return Err(PortBusy);
         }
         let fate = self.fates.as_mut().map_or(Fate::Passes, |fates| fates(side, true));
-        if fate == Fate::Busy {
-            return Err(PortBusy);
+        if fate == Fate::Busy { Err(PortBusy) } else { Ok(fate) }
+    }
+
+    fn send(&mut self, side: usize, class: Class, fate: Fate, sent: Sent) {
+        if self.effects.is_dead(side) {
+            return;
         }
         self.effects.mark(side, Effect::Sent);
-        let bytes = sent.len();
+        let bytes = sent.bytes.len();
         let counters = &mut self.counters[side];
         counters.tx_frames += 1;
         counters.tx_bytes[class as usize] += (bytes + OVERHEAD) as u64;
@@ -263,22 +236,22 @@ impl Net {
                 let at = self.random.below(OLD_FRAMES as u64) as usize;
                 self.old.swap_remove_back(at);
             }
-            self.old.push_back((side, sent.bytes()));
+            self.old.push_back(sent.clone());
         }
         if self.random.chance(self.faults.replay) && !self.old.is_empty() {
             let at = self.random.below(self.old.len() as u64) as usize;
-            let (from, head) = self.old[at].clone();
-            self.trace.fault(Place::Link, Fault::NetReplay, head.len() as u64);
-            let old = Sent { head, spans: Vec::new(), arena: sent.arena.clone(), from, harm: None };
-            self.carry(old, 1 - from);
+            let old = self.old[at].clone();
+            self.trace.fault(Place::Link, Fault::NetReplay, old.bytes.len() as u64);
+            let to = old.made.map_or(1 - side, |made| 1 - made.by);
+            self.carry(old, to);
         }
         let lost = fate == Fate::Lost;
         if lost || self.cut || self.cut_from[side] || bytes > self.passes_max {
-            return Ok(());
+            return;
         }
         if self.random.chance(self.faults.loss) {
             self.trace.fault(Place::Link, Fault::NetLoss, bytes as u64);
-            return Ok(());
+            return;
         }
         let mut copies = 1;
         if self.random.chance(self.faults.double) {
@@ -287,19 +260,18 @@ impl Net {
         }
         if self.random.chance(self.faults.reflect) {
             self.trace.fault(Place::Link, Fault::NetReflected, bytes as u64);
-            let mut back = sent.clone();
-            back.settle();
-            self.carry(back, side);
+            self.carry(sent.clone(), side);
         }
         for _ in 0..copies {
             let mut sent = sent.clone();
-            sent.harm = self.harm();
-            if !self.random.chance(self.faults.late_read) {
-                sent.settle();
+            if let Some((harm, word)) = self.harm() {
+                let whole = sent.bytes.clone();
+                corrupt(&mut sent.bytes, harm, word);
+                // Some harm changes nothing.
+                sent.made = sent.made.filter(|_| sent.bytes == whole);
             }
             self.carry(sent, 1 - side);
         }
-        Ok(())
     }
 
     /// What befalls a frame's bytes.
@@ -322,7 +294,7 @@ impl Net {
     }
 
     fn carry(&mut self, sent: Sent, to: usize) {
-        let Some(passed) = self.squeeze(sent.len(), to) else { return };
+        let Some(passed) = self.squeeze(sent.bytes.len(), to) else { return };
         let mut at = passed + self.slowness * self.random.between(self.faults.delay);
         if self.random.chance(self.faults.reorder) {
             self.trace.fault(Place::Link, Fault::NetReorder, 0);
@@ -353,7 +325,7 @@ impl Net {
         Some(*free_at)
     }
 
-    fn arrive(&mut self, side: usize) -> Option<Vec<u8>> {
+    fn arrive(&mut self, side: usize) -> Option<Sent> {
         if self.effects.is_dead(side) {
             return None;
         }
@@ -367,11 +339,12 @@ impl Net {
             // As an interface drops what it can't read.
             return self.arrive(side);
         }
-        sent.settle();
-        let mut bytes = sent.head;
-        if let Some(tamper) = &mut self.tamper {
-            tamper(side, &mut bytes);
+        if let Some(meddle) = &mut self.meddle {
+            let whole = sent.bytes.clone();
+            meddle(side, &mut sent.bytes);
+            sent.made = sent.made.filter(|_| sent.bytes == whole);
         }
+        let bytes = &sent.bytes;
         self.counters[side].rx_frames += 1;
         self.counters[side].rx_bytes += (bytes.len() + OVERHEAD) as u64;
         self.trace.mix(5 << 56 | (side as u64) << 48 | bytes.len() as u64);
@@ -380,37 +353,14 @@ impl Net {
             Some(2) => self.trace.event(side, Event::Hello, 0),
             Some(3) => {
                 self.trace.event(side, Event::Answer, 0);
-                if let Some(event) = verdict(&bytes) {
+                if let Some(event) = self.seals.verdict(bytes) {
                     self.trace.event(side, event, 0);
                 }
             }
             _ => {}
         }
-        Some(bytes)
+        Some(sent)
     }
-}
-
-/// What an answer to a hello says.
-fn verdict(bytes: &[u8]) -> Option<Event> {
-    let frame = Frame::parse(bytes).ok()?;
-    let (_, body) = frame.sections().next()?;
-    Some(match HelloAnswer::parse(body).ok()?.verdict {
-        Ok(Outcome::Continue) => Event::Continues,
-        Ok(Outcome::Fetch) => Event::Fetches,
-        Ok(Outcome::Salvage) => Event::Salvages,
-        Ok(Outcome::Rollback) => Event::RollsBack,
-        Ok(Outcome::CatchUp) => Event::Adopts,
-        Err(HelloRefusal::Blank) => Event::RefusedBlank,
-        Err(HelloRefusal::Failed) => Event::RefusedFailed,
-        Err(HelloRefusal::Lost) => Event::RefusedLost,
-        Err(HelloRefusal::History) => Event::RefusedHistory,
-        Err(
-            HelloRefusal::Pair
-            | HelloRefusal::Epoch
-            | HelloRefusal::Geometry
-            | HelloRefusal::Volumes,
-        ) => Event::RefusedOther,
-    })
 }
 
 /// One end of the cable.
@@ -433,28 +383,45 @@ impl Port for MemPort {
         class: Class,
         head: &[u8],
         spans: &[Span],
-        _seal: Option<Seal<'_>>,
+        seal: Option<Seal<'_>>,
     ) -> Result<(), PortBusy> {
         let bytes = head.len() + spans.iter().map(|span| span.len as usize).sum::<usize>();
         assert!(bytes <= self.datagram_bytes_max(), "a datagram of {bytes} bytes does not fit");
+        let (side, to) = (self.side, 1 - self.side);
+        let (fate, mut whole) = guard::world(|| {
+            let mut net = self.net.borrow_mut();
+            let mut fate = net.accepts(side)?;
+            let mut whole = head.to_vec();
+            for span in spans {
+                whole.extend_from_slice(&self.arena.bytes(*span));
+                net.counters[side].tx_copied_bytes += u64::from(span.len);
+            }
+            if let Some(tamper) = &mut net.tamper {
+                tamper(to, &mut whole);
+            }
+            if whole.is_empty() {
+                fate = Fate::Lost;
+                whole = head.to_vec();
+            }
+            Ok((fate, whole))
+        })?;
+        let plain = guard::world(|| whole.clone());
+        let sealed = seal.map(|seal| seal(&mut whole)).is_some();
         guard::world(|| {
-            let sent = Sent {
-                head: head.to_vec(),
-                spans: spans.to_vec(),
-                arena: self.arena.clone(),
-                from: self.side,
-                harm: None,
-            };
-            self.net.borrow_mut().send(self.side, class, sent)
-        })
+            let mut net = self.net.borrow_mut();
+            let now = net.now;
+            let made = net.seals.sent(side, now, sealed.then_some(&plain), &whole);
+            net.send(side, class, fate, Sent { bytes: whole, made });
+        });
+        Ok(())
     }
     fn flush(&mut self) {}
     fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
         for count in 0..frames_max {
-            let Some(mut bytes) = guard::world(|| self.net.borrow_mut().arrive(self.side)) else {
-                return count;
-            };
+            let arrived = guard::world(|| self.net.borrow_mut().arrive(self.side));
+            let Some(Sent { mut bytes, made }) = arrived else { return count };
             sink(&mut bytes);
+            guard::world(|| self.net.borrow_mut().seals.shown(self.side, made, &bytes));
         }
         frames_max
     }

@@ -8,6 +8,7 @@ use crate::faults::{Class, Classes, FAULTS};
 use crate::net::NetFaults;
 use crate::random::Random;
 use ibid_runtime::PeerLoss;
+use ibid_secure::{Encryption, Limits as KeyLimits};
 use ibid_units::{Nanos, VolumeId};
 
 /// One run.
@@ -86,9 +87,32 @@ impl Plan {
             world.allocated_there = runs(&mut random, &volumes);
         }
         world.volumes = volumes;
+        // Chance of its own: what was drawn before stays what it was.
+        let mut random = Random::new(seed ^ 0x5EA1_ED00_F4A3_E500);
+        if random.chance(250) {
+            world.encryption = Encryption::IntegrityOnly;
+        }
+        world.key_limits = key_limits(&mut random, world.mtu);
         let rate = [200, 1000, 3000, 10_000][random.below(4) as usize];
         Plan { world, clients, classes, rate, steps: 30_000, chance: random.fork() }
     }
+}
+
+/// Keys that are changed often, sessions that end because of what was sent or what failed, or the link's own limits.
+fn key_limits(random: &mut Random, mtu: usize) -> KeyLimits {
+    let mut limits = KeyLimits::LINK;
+    if random.chance(600) {
+        // More than can be under way, so that no loss, however long, leads past the next generation.
+        limits.frames_per_key = if mtu < 9000 { 2_100 } else { 500 };
+    }
+    if random.chance(200) {
+        // More than the largest batch takes in the smallest pieces: a session that ends within it has brought nothing.
+        limits.frames_max = 20_000 + random.below(20_000);
+    }
+    if random.chance(200) {
+        limits.failures_max = 10 + random.below(50);
+    }
+    limits
 }
 
 /// A random half.
@@ -145,10 +169,8 @@ fn net(random: &mut Random, classes: &Classes) -> NetFaults {
         header: rate(Class::NetHeader, much / 2),
         reflect: rate(Class::NetReflected, much),
         busy: rate(Class::NetBusy, 2 * much),
-        late_read: 0,
         ..NetFaults::NONE
     };
-    faults.late_read = random.below(1000) as u32;
     faults.delay = (1_000, 5_000 + random.below(200_000));
     faults
 }

@@ -279,6 +279,7 @@ impl World {
         for (_, event) in found.into_iter().filter(|found| found.0) {
             self.trace.event(side, event, 0);
         }
+        self.net.borrow_mut().seals.started[side] = self.now;
         let arena = self.arenas[side].clone();
         let port = self.port(side);
         if side == DESTINATION {
@@ -378,7 +379,6 @@ impl World {
 
     /// A node that has stopped goes away.
     pub fn end_node(&mut self, side: usize) {
-        self.net.borrow_mut().node_is_gone(side);
         self.recovering[side] = None;
         let role = if side == SOURCE { Role::Source } else { Role::Destination };
         if side == SOURCE {

@@ -90,7 +90,6 @@ mutants! {
     AdoptInSync = "A destination that begins to be caught up does not say so";
     DestinationEpochForgotten = "The destination does not record who may write";
     ResumeAtOwnEnd = "A session sends only what is newer than the source's own end";
-    SessionUnchecked = "Frames of any session and epoch are taken";
     MapAfterRecord = "The map is written after the superblock of the CP that needs it";
     MapForgotten = "A CP that is taken alone leaves no trace in the map";
     MapClearedEarly = "A block leaves the map when it is read, before the peer has it";
@@ -103,6 +102,11 @@ mutants! {
     FusedOvertakes = "The compare of a fused pair does not wait for writes that are logged and not committed";
     FusedUnbarred = "Writes are logged between the compare of a fused pair and its write";
     FusedUnmatched = "The write of a fused pair is logged though its compare found a difference";
+    CounterReused = "A frame is sealed with the counter of the one before it";
+    WindowForgotten = "A frame that was opened is opened again";
+    WindowBeforeTag = "The replay window moves before the tag has been checked";
+    HeaderUnbound = "Session, epoch, number and counter of a frame are not covered by its tag";
+    CookieIgnored = "A hello is heard whenever it was made";
     AckedUnplaced = "A frame is reported although what it carries had no place";
 }
 

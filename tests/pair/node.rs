@@ -6,8 +6,8 @@ use crate::load::{Model, options};
 use crate::process::{self, Process};
 use ibid_client::{ConnectOptions, Initiator};
 use ibid_control::config::{
-    Auth, Config, CpMode, Durability, Hosts, Idle, Link as LinkConfig, LinkDevice, Log, MemifRole,
-    NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
+    Auth, Config, CpMode, Durability, Encryption, Hosts, Idle, Link as LinkConfig, LinkDevice, Log,
+    MemifRole, NQN_UUID_PREFIX, Node, Peer, Role, Target, Uuid, Volume,
 };
 use ibid_control::rpc::Client;
 use ibid_control::status::{PairState, Status};
@@ -55,6 +55,11 @@ impl Pair {
         let veth = (link == Link::AfPacket).then(Veth::new);
         let configs =
             [Role::Source, Role::Destination].map(|role| config(folder, role, veth.as_ref()));
+        let key = folder.join("link.key");
+        if !key.exists() {
+            let made = process::run(&["keygen", key.to_str().unwrap()]);
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
         let faults = [None, None];
         let pair = Pair {
             folder: folder.to_owned(),
@@ -197,6 +202,8 @@ fn config(folder: &Path, role: Role, veth: Option<&Veth>) -> Config {
             vlan: None,
             peer_mac: None,
             mtu: 9000,
+            key: Some(folder.join("link.key")),
+            encryption: Encryption::Full,
         },
         peer: Peer::default(),
         // The far end's network namespace has no way to a host.

@@ -132,6 +132,8 @@ fn link(reader: &mut Reader<'_>) -> Option<Link> {
     let gateway = reader.text("gateway", |text| text.parse().ok().filter(|ip| is_one_host(*ip)));
     let vlan = reader.number("vlan", 1, 4094);
     let mtu = reader.number("mtu", 1500, 9000);
+    let key = reader.path("key", PATH_BYTES_MAX);
+    let encryption = reader.text("encryption", |text| text.parse().ok());
     let (local, peer) = (local?, peer?);
     if local.ip() == peer.ip() {
         // Also with two ports: a node answers for its own address and takes no frame that claims to come from it.
@@ -152,6 +154,8 @@ fn link(reader: &mut Reader<'_>) -> Option<Link> {
         vlan: vlan.map(|vlan: u32| vlan as u16), // at most 4094
         peer_mac,
         mtu: u16::try_from(mtu?).ok()?,
+        key,
+        encryption: encryption?,
     };
     check_route(&link, reader);
     Some(link)

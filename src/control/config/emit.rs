@@ -66,6 +66,10 @@ impl Config {
             page.text("peer_mac", &format_mac(mac));
         }
         page.plain("mtu", link.mtu);
+        if let Some(key) = &link.key {
+            page.path("key", key);
+        }
+        page.text("encryption", link.encryption.word());
 
         page.section("[peer]");
         page.text("on_peer_loss", peer.on_loss.word());

@@ -237,6 +237,20 @@ pub(super) const LINK: Section = Section {
             Means("9000"),
             "Largest IP packet on the link; 9000 carries two blocks whole. Every hop must allow it.",
         ),
+        key(
+            "key",
+            "an absolute path",
+            Decides(
+                "the credential `ibid-link-key` that systemd gives (`LoadCredential=`); without either the node does not start",
+            ),
+            "File with the pair's key, one line as `ibid keygen` writes it, the same on both nodes. It must belong to the user that runs the node, and nobody else may read it (mode 0600). Whoever has it can be either node.",
+        ),
+        key(
+            "encryption",
+            "\"full\" or \"integrity-only\"",
+            Means("\"full\""),
+            "`full`: frames are encrypted and authenticated. `integrity-only`: whoever sees the link can read it, and nobody can change it; for a cable that nobody else can reach. The same on both nodes.",
+        ),
     ],
 };
 

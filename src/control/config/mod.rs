@@ -22,9 +22,9 @@ use ibid_units::{BLOCK_BYTES, Nanos};
 pub use keys::reference;
 pub use read::{ConfigError, Problem};
 pub use value::{
-    AuthGroup, AuthHash, CpMode, DISCOVERY_NQN, Durability, Idle, MemifRole, NQN_BYTES_MAX,
-    NQN_UUID_PREFIX, OnPeerLoss, Role, Uuid, ValueError, format_mac, format_size, format_span,
-    is_nqn, parse_mac, parse_size, parse_span,
+    AuthGroup, AuthHash, CpMode, DISCOVERY_NQN, Durability, Encryption, Idle, MemifRole,
+    NQN_BYTES_MAX, NQN_UUID_PREFIX, OnPeerLoss, Role, Uuid, ValueError, format_mac, format_size,
+    format_span, is_nqn, parse_mac, parse_size, parse_span,
 };
 
 /// What a node is started with.
@@ -107,6 +107,10 @@ pub struct Link {
     pub peer_mac: Option<[u8; 6]>,
     /// Largest IP packet, 1500 to 9000.
     pub mtu: u16,
+    /// The file with the pair's key; `None`: systemd gives it ([`KEY_CREDENTIAL`]). It is read at start, and no part of a configuration.
+    pub key: Option<PathBuf>,
+    /// What is done to frames.
+    pub encryption: Encryption,
 }
 
 /// Which device the link's DPDK port is.
@@ -319,6 +323,8 @@ pub const LOG_HEAD_BYTES: u64 = 1 << 20;
 pub const MAP_PAGE_BLOCKS: u64 = 32_512;
 /// What `node.huge_page_size` may be.
 pub const HUGE_PAGE_SIZES: [u64; 2] = [2 << 20, 1 << 30];
+/// Name of the credential that stands for `link.key`.
+pub const KEY_CREDENTIAL: &str = "ibid-link-key";
 /// Most volumes a node has.
 pub const VOLUMES_MAX: usize = 48;
 /// What `peer.catch_up_rate` says where there is no limit.

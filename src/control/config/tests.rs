@@ -59,6 +59,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!(config.log.cp_interval, Nanos::from_millis(10_000));
     assert_eq!((config.log.durability, config.log.cp_mode), (Durability::Disk, CpMode::Reference));
     assert_eq!(config.link.mtu, 9000);
+    assert_eq!((config.link.key, config.link.encryption), (None, Encryption::Full));
     let target = config.target.unwrap();
     assert_eq!(target.nqn, format!("{NQN_UUID_PREFIX}{PAIR}"));
     assert_eq!(target.serial, "ibid6f1c4a523d0e4f0b");
@@ -705,8 +706,18 @@ fn a_written_file_has_every_key_of_the_table() {
     let config = parse(&text).unwrap().to_toml();
     let root: Table = toml::from_str(&config).unwrap();
     // Absent for a reason: no core to pin to, no MAC to name, nobody between the two, and keys of other link devices.
-    let absent =
-        ["cpu", "peer_mac", "prefix", "gateway", "vlan", "socket", "memif_role", "vdev", "address"];
+    let absent = [
+        "cpu",
+        "peer_mac",
+        "prefix",
+        "gateway",
+        "vlan",
+        "socket",
+        "memif_role",
+        "vdev",
+        "address",
+        "key",
+    ];
     for section in keys::SECTIONS {
         let table = match &root[section.name] {
             Value::Array(items) => items[0].as_table().unwrap(),

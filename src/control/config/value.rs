@@ -295,6 +295,15 @@ words! {
     }
 }
 words! {
+    /// What is done to the link's frames. They are always authenticated.
+    Encryption {
+        /// They are encrypted.
+        Full = "full",
+        /// Whoever sees them can read them.
+        IntegrityOnly = "integrity-only",
+    }
+}
+words! {
     /// What an acknowledged write has reached on this node.
     Durability {
         /// The log device.

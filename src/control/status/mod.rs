@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CpMode, Role, Uuid};
+use crate::config::{CpMode, Encryption, Role, Uuid};
 
 pub use standing::{MirrorState, PairState, Promise, Standing, SyncStatus};
 pub use trouble::{FaultStatus, FaultSubject, LogEnd, RecoveryStatus};
@@ -185,6 +185,33 @@ pub struct LinkStatus {
     pub rx_dropped: u64,
     /// Datagrams that had arrived before.
     pub rx_repeated_frames: u64,
+    /// What keeps others out.
+    pub security: LinkSecurity,
+}
+
+/// How the link's frames are kept from others, and what became of frames that were none of the peer's. All counts since start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LinkSecurity {
+    /// What is done to frames.
+    pub encryption: Encryption,
+    /// Generation of the key that is sent with; a session begins with 0.
+    pub tx_generation: u64,
+    /// The newest generation received.
+    pub rx_generation: u64,
+    /// Handshakes that gave a session its keys.
+    pub handshakes: u64,
+    /// Frames whose tag was wrong.
+    pub rx_unauthentic: u64,
+    /// Frames that had been opened before, or came too late to know.
+    pub rx_replayed: u64,
+    /// Frames of no session or handshake of now.
+    pub rx_strange: u64,
+    /// Messages of a handshake whose tag was wrong: junk, or of a peer with another key.
+    pub rx_handshakes_unauthentic: u64,
+    /// Hellos without a cookie that were too many.
+    pub rx_handshakes_limited: u64,
+    /// Cookies given.
+    pub tx_cookies: u64,
 }
 
 /// Bytes by traffic class.

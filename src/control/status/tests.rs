@@ -83,6 +83,18 @@ pub(crate) fn sample() -> Status {
             rx_bytes: 128_000,
             rx_dropped: 6,
             rx_repeated_frames: 5,
+            security: LinkSecurity {
+                encryption: Encryption::Full,
+                tx_generation: 2,
+                rx_generation: 1,
+                handshakes: 3,
+                rx_unauthentic: 7,
+                rx_replayed: 8,
+                rx_strange: 9,
+                rx_handshakes_unauthentic: 10,
+                rx_handshakes_limited: 11,
+                tx_cookies: 4,
+            },
         },
         target: Some(TargetStatus {
             listen: "10.0.0.1:4420".parse().unwrap(),
@@ -162,6 +174,7 @@ chain     abababababababababababababababababababababababababababababababab
 link      af_packet 10.9.0.1:4790 -> 10.9.0.2:4790, up, datagrams to 8972 bytes, round trip 34.0 us
 link tx   log 44.0 MiB, cp 14.6 KiB, control 2.9 KiB; 5000 frames, 4 again
 link rx   125 KiB; 2000 frames, 5 seen before, 6 dropped
+link keys encrypted, 3 handshakes, generation 2 out 1 in; dropped: 7 not authentic, 8 replayed, 9 of no session, 10 handshakes not authentic, 11 too many
 target    10.0.0.1:4420, 1 hosts, 5 connections, 32 commands; nqn.2014-08.com.example:store
 access    must authenticate: nqn.2014-08.com.example:h1; WITHOUT authentication: nqn.2014-08.com.example:h2; 5 authenticated, 2 failed, 1 under way
 copied    source_send 0 B

@@ -4,7 +4,7 @@
 use core::fmt::{self, Write};
 
 use super::{AccessStatus, CpRecords, CpReport, PathState, Status};
-use crate::config::format_size;
+use crate::config::{Encryption, format_size};
 
 /// Width of the words on the left.
 const LABEL: usize = 10;
@@ -125,6 +125,26 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
             link.rx_frames,
             link.rx_repeated_frames,
             link.rx_dropped
+        ),
+    )?;
+    let security = &link.security;
+    line(
+        f,
+        "link keys",
+        &format!(
+            "{}, {} handshakes, generation {} out {} in; dropped: {} not authentic, {} replayed, {} of no session, {} handshakes not authentic, {} too many",
+            match security.encryption {
+                Encryption::Full => "encrypted",
+                Encryption::IntegrityOnly => "authenticated, NOT encrypted",
+            },
+            security.handshakes,
+            security.tx_generation,
+            security.rx_generation,
+            security.rx_unauthentic,
+            security.rx_replayed,
+            security.rx_strange,
+            security.rx_handshakes_unauthentic,
+            security.rx_handshakes_limited,
         ),
     )?;
     if let Some(target) = target {

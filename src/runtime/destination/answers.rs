@@ -47,10 +47,8 @@ pub(super) fn log_asks() -> std::collections::VecDeque<Ask> {
 impl<D: Disk> Core<D> {
     pub(super) fn ask_came(&mut self, frame: &Frame<'_>) -> bool {
         let Some((section, body)) = frame.sections().next() else { return false };
-        let Some(source) = self.source.filter(|_| self.hello.is_none()) else { return false };
-        if section.kind != SectionKind::Ask
-            || frame.header.session != source.session.id
-            || frame.header.epoch != source.session.epoch
+        if self.hello.is_some()
+            || section.kind != SectionKind::Ask
             || ibid_wire::crc32c(body) != section.crc
         {
             return false;
@@ -202,8 +200,12 @@ impl<D: Disk> Core<D> {
             if fits { body(&mut emit) } else { emit(AnswerBody::NotHeld) }
         });
         let number = PacketNumber::new(ask.id);
-        let (head, spans) = self.frame.seal(FrameKind::Answer, source.session, number);
-        port.send(Class::Control, head, spans, None).is_ok()
+        let Self { frame, secured, .. } = self;
+        let (head, spans) = frame.compose(FrameKind::Answer, source.session, number);
+        secured.sealer().is_some_and(|channel| {
+            let mut seal = |datagram: &mut [u8]| channel.seal(datagram);
+            port.send(Class::Control, head, spans, Some(&mut seal)).is_ok()
+        })
     }
 
     /// The session is over: nobody waits for an answer any more. Reads under way come to their end.

@@ -3,6 +3,7 @@
 //! DST-1  a report's `durable` is what the log device has flushed, contiguous from the last CP on.
 
 mod answers;
+mod hellos;
 mod point;
 mod receive;
 mod session;
@@ -17,6 +18,7 @@ use crate::layout::{Layout, Span64};
 use crate::memory::ArenaMemory;
 use crate::persist::{JOBS_MAX, Persist};
 use crate::recover::{Recovered, RecoveryReport};
+use crate::secured::Secured;
 use crate::shard::{Command, CommandKind, NodeConfig, Reply, Shard, Stop};
 use crate::slots::Slots;
 use crate::snapshot::{
@@ -25,14 +27,16 @@ use crate::snapshot::{
 use crate::superblock::SuperblockWriter;
 use crate::trouble::Trouble;
 use answers::AnswerSlot;
+use hellos::Told;
 use ibid_driver::{Arena, Disk, DiskError, Port, Streams};
 use ibid_engine::frontend::TargetConfig;
 use ibid_engine::link::Received;
 use ibid_engine::log::{LogGeometry, Mirror};
 use ibid_engine::point::{Apply, CpList, ListReceiver, Side};
+use ibid_secure::{Handshake, Responder};
 use ibid_units::{Lsn, Mutant, Nanos};
 use ibid_wire::disk::{self, ENTRY_BYTES};
-use ibid_wire::peer::{Ask, Hello, HelloAnswer};
+use ibid_wire::peer::{Ask, Hello};
 use standby::Standby;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,6 +73,12 @@ struct PendingHello {
     hello: Hello,
 }
 
+impl PendingHello {
+    fn is(&self, session: Session, number: u64) -> bool {
+        (self.session, self.number) == (session, number)
+    }
+}
+
 /// How far the first batch of a dropped tail is destroyed on the log device: later, a higher `agreed` must not bring it back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Erase {
@@ -103,12 +113,17 @@ struct Core<D> {
     adopting: Option<u64>,
     /// A batch that was dropped is being made unreadable on the device.
     erasing: Erase,
-    /// What the last hello was told.
-    /// To the source that was taken, to be said again should it get lost.
-    answer: Option<(Session, HelloAnswer)>,
-    answer_due: bool,
-    /// To one that was not, said once: what it asks again is judged again.
-    refusal: Option<(Session, HelloAnswer)>,
+    responder: Responder,
+    secured: Secured,
+    /// What the answer to `hello` needs.
+    handshake: Option<Handshake>,
+    /// The newest hello that was acted on: instance and number.
+    newest_hello: Option<(u64, u64)>,
+    /// A hello that is to be told its cookie; those that come meanwhile come again.
+    cookie_due: Option<(Session, u64)>,
+    /// What the source was told that was taken, to be said again should it get lost; and what one was that was not.
+    taken: Told,
+    refused: Told,
     received: Received,
     heard: Nanos,
     ever: bool,
@@ -185,9 +200,13 @@ impl<P: Port, D: Disk, S: Streams> Destination<P, D, S> {
             hello: None,
             adopting: None,
             erasing: Erase::Idle,
-            answer: None,
-            answer_due: false,
-            refusal: None,
+            responder: node.security.responder(),
+            secured: Secured::new(&node.security, ibid_secure::Side::Destination),
+            handshake: None,
+            newest_hello: None,
+            cookie_due: None,
+            taken: Told::new(),
+            refused: Told::new(),
             received: Received::default(),
             heard: Nanos::ZERO,
             ever: false,
@@ -461,8 +480,10 @@ impl<D: Disk> Core<D> {
         snapshot.datagram_bytes_max = port.datagram_bytes_max() as u32;
         snapshot.rtt = Nanos::ZERO;
         snapshot.tx_repeated = 0;
-        snapshot.rx_repeated = self.rx_repeated;
+        // What came twice on the way was not opened again; what was sent again though it had come was.
+        snapshot.rx_repeated = self.rx_repeated + self.secured.counters.replayed;
         snapshot.rx_refused = self.rx_refused;
+        snapshot.security = self.secured.counted();
         snapshot.copied = self.copied;
         snapshot.take_tables(&self.volumes, &self.times);
     }

@@ -16,9 +16,7 @@ const CONTRADICTIONS_MAX: u32 = 3;
 impl<D: Disk> Core<D> {
     pub(super) fn sourced_came(&mut self, now: Nanos, frame: &Frame<'_>) -> bool {
         let header = frame.header;
-        let Some(source) = self.source else { return false };
-        let other = header.session != source.session.id || header.epoch != source.session.epoch;
-        if (other && !Mutant::SessionUnchecked.is_on()) || self.hello.is_some() {
+        if self.hello.is_some() {
             return false;
         }
         self.heard = now;

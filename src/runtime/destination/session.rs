@@ -12,8 +12,8 @@ use ibid_engine::role::{self, BatchEnd, LogPlan, Meeting, OwnLog, meet};
 use ibid_units::{CpId, LogBlock, Lsn, Mutant, Nanos, PacketNumber};
 use ibid_wire::disk::{Batch, SyncState};
 use ibid_wire::peer::{
-    DestinationStanding, Frame, FrameKind, Held, HeldList, Hello, HelloAnswer, HelloRefusal,
-    Identity, Outcome, REFUSED_MAX, Report, SectionKind, volumes_digest,
+    DestinationStanding, FrameKind, Held, HeldList, Hello, HelloAnswer, HelloRefusal, Identity,
+    Outcome, REFUSED_MAX, Report, SectionKind, volumes_digest,
 };
 
 /// Frames that may come before a report is sent whatever else.
@@ -40,48 +40,6 @@ impl<M: Memory> OwnLog for Batches<'_, M> {
 }
 
 impl<D: Disk> Core<D> {
-    pub(super) fn frame_came(&mut self, now: Nanos, datagram: &[u8]) {
-        let Ok(frame) = Frame::parse(datagram) else {
-            self.rx_refused += 1;
-            return;
-        };
-        let accepted = match frame.header.kind {
-            FrameKind::Hello => self.hello_came(now, &frame),
-            FrameKind::Sourced => self.sourced_came(now, &frame),
-            FrameKind::Ask => self.ask_came(&frame),
-            FrameKind::Reported | FrameKind::HelloAnswer | FrameKind::Answer => false,
-        };
-        self.rx_refused += u64::from(!accepted);
-    }
-
-    pub(super) fn hello_came(&mut self, now: Nanos, frame: &Frame<'_>) -> bool {
-        let Some((section, body)) = frame.sections().next() else { return false };
-        if section.kind != SectionKind::Hello || ibid_wire::crc32c(body) != section.crc {
-            return false;
-        }
-        let session = Session { id: frame.header.session, epoch: frame.header.epoch };
-        let Ok(hello) = Hello::parse(session.epoch, body) else { return false };
-        self.heard = now;
-        self.ever = true;
-        if self.hello.is_some() {
-            return true;
-        }
-        let number = frame.header.number.get();
-        let known = self.source.is_some_and(|source| source.session.id == session.id);
-        let same = self.source.filter(|source| source.instance == hello.instance);
-        if !known && same.is_some_and(|source| number <= source.hello) {
-            // Of a session that is over, late.
-            return false;
-        }
-        if known {
-            // Our answer was lost: say it again, as it was.
-            self.answer_due = self.answer.is_some();
-            return true;
-        }
-        self.hello = Some(PendingHello { session, number, hello });
-        true
-    }
-
     /// Where this node stands.
     fn standing(&self) -> DestinationStanding {
         let durable = &self.superblock.durable;
@@ -127,25 +85,32 @@ impl<D: Disk> Core<D> {
             failed: self.fault.is_some(),
             standing: &standing,
         };
-        meet(&hello.standing, own, &Batches { geometry: self.geometry, memory: &self.memory })
+        let log = Batches { geometry: self.geometry, memory: &self.memory };
+        match meet(&hello.standing, own, &log) {
+            Meeting::Refuse(HelloRefusal::Pair) => Meeting::Refuse(HelloRefusal::Pair),
+            _ if hello.encrypted != self.secured.encrypts() => {
+                Meeting::Refuse(HelloRefusal::Encryption)
+            }
+            meeting => meeting,
+        }
     }
 
-    fn answer(&mut self, session: Session, verdict: Result<Outcome, HelloRefusal>) {
+    fn answer(&mut self, verdict: Result<Outcome, HelloRefusal>) {
         let standing = self.standing();
         let (limit, in_memory) = (self.mirror.segment_limit(), !self.to_disk);
+        let Some(PendingHello { session, number, .. }) = self.hello.take() else { return };
+        let handshake = self.handshake.take();
+        // The source that was taken is still owed its own answer when another is refused.
         match verdict {
             Ok(_) => {
                 let answer = HelloAnswer { verdict, standing, segment_limit: limit, in_memory };
-                self.answer = Some((session, answer));
-                self.answer_due = true;
+                self.taken.tell(session, number, answer, handshake);
             }
-            // The source that was taken is still owed its own answer.
             Err(refusal) => {
                 let answer = HelloAnswer::refused(refusal, &standing, limit, in_memory);
-                self.refusal = Some((session, answer));
+                self.refused.tell(session, number, answer, handshake);
             }
         }
-        self.hello = None;
     }
 
     /// Judges a hello, and takes the source once what follows from it is durable here.
@@ -153,7 +118,7 @@ impl<D: Disk> Core<D> {
         let Some(PendingHello { session, number, hello }) = self.hello else { return };
         if self.fault.is_some() {
             self.adopting = None;
-            self.answer(session, Err(HelloRefusal::Failed));
+            self.answer(Err(HelloRefusal::Failed));
             return;
         }
         // What is under way of the session before comes to its end first: then this node's standing is what its disks hold.
@@ -174,7 +139,7 @@ impl<D: Disk> Core<D> {
         }
         let log = match self.judge(&hello) {
             Meeting::Refuse(refusal) => {
-                self.answer(session, Err(refusal));
+                self.answer(Err(refusal));
                 return;
             }
             Meeting::CatchUp { base_cp, base_chain } => {
@@ -255,13 +220,15 @@ impl<D: Disk> Core<D> {
             self.apply.stop();
         }
         self.source = Some(SourceNode { session, instance: hello.instance, hello: number });
+        // Its keys are made with the answer.
+        self.secured.end();
         self.received = Received::default();
         self.report_number = 0;
         self.frames_unreported = 0;
         self.gone = false;
         self.restart = false;
         self.forget_asks();
-        self.answer(session, Ok(outcome));
+        self.answer(Ok(outcome));
     }
 
     /// What of a source must be durable here before it is taken, is.
@@ -294,16 +261,12 @@ impl<D: Disk> Core<D> {
     /// Answers hellos and reports what has changed.
     pub(super) fn speak<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
         self.take_source();
-        let owed = self.answer.filter(|_| self.answer_due);
-        if let Some((session, answer)) = self.refusal.or(owed) {
-            self.frame.clear();
-            self.frame.set_body(SectionKind::HelloAnswer, 0, 0, |out| answer.emit(out));
-            let number = PacketNumber::new(0);
-            let (head, spans) = self.frame.seal(FrameKind::HelloAnswer, session, number);
-            if port.send(Class::Control, head, spans, None).is_ok() && self.refusal.take().is_none()
-            {
-                self.answer_due = false;
-            }
+        if self.secured.is_used_up() && !self.restart {
+            // The source has the next session with other keys.
+            self.restart = true;
+            self.report_due = true;
+        }
+        if self.speak_to_hellos(now, port) {
             return true;
         }
         if self.speak_answers(port) {
@@ -321,8 +284,13 @@ impl<D: Disk> Core<D> {
         self.frame.clear();
         self.frame.set_body(SectionKind::Report, 0, 0, |out| report.emit(out));
         let number = PacketNumber::new(self.report_number);
-        let (head, spans) = self.frame.seal(FrameKind::Reported, source.session, number);
-        if port.send(Class::Control, head, spans, None).is_err() {
+        let Self { frame, secured, .. } = self;
+        let (head, spans) = frame.compose(FrameKind::Reported, source.session, number);
+        let sent = secured.sealer().is_some_and(|channel| {
+            let mut seal = |datagram: &mut [u8]| channel.seal(datagram);
+            port.send(Class::Control, head, spans, Some(&mut seal)).is_ok()
+        });
+        if !sent {
             return false;
         }
         self.report_number += 1;

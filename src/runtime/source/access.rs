@@ -27,7 +27,8 @@ impl<D: Disk> Core<D> {
                 | HelloRefusal::Blank
                 | HelloRefusal::Pair
                 | HelloRefusal::Geometry
-                | HelloRefusal::Volumes,
+                | HelloRefusal::Volumes
+                | HelloRefusal::Encryption,
             )
             | None => false,
         }

@@ -210,9 +210,14 @@ impl<D: Disk> Core<D> {
             self.frame.clear();
             self.frame.set_body(SectionKind::Ask, 0, 0, |out| ask.emit(out));
             let session = self.session();
-            let (head, spans) = self.frame.seal(FrameKind::Ask, session, PacketNumber::new(ask.id));
+            let Self { frame, secured, .. } = self;
+            let (head, spans) = frame.compose(FrameKind::Ask, session, PacketNumber::new(ask.id));
+            let sent = secured.sealer().is_some_and(|channel| {
+                let mut seal = |datagram: &mut [u8]| channel.seal(datagram);
+                port.send(Class::Control, head, spans, Some(&mut seal)).is_ok()
+            });
             // Where the device is busy it is asked again when it is due again.
-            if port.send(Class::Control, head, spans, None).is_err() {
+            if !sent {
                 return;
             }
         }

@@ -31,6 +31,7 @@ use crate::memory::ArenaMemory;
 use crate::persist::{JOBS_MAX, Persist};
 use crate::pool::RunPool;
 use crate::recover::{Recovered, RecoveryReport};
+use crate::secured::Secured;
 use crate::shard::{Command, CommandKind, CpDone, NodeConfig, Reply, Shard, Stop};
 use crate::slots::Slots;
 use crate::snapshot::{CpCounters, Fault, Snapshot, Stage, StageTimes, VolumeCounters};
@@ -52,6 +53,7 @@ use ibid_engine::log::{LogGeometry, SourceLog, SourceLogConfig};
 use ibid_engine::point::{Apply, CpList, Lister, Side};
 use ibid_engine::sync::{CatchUp, OutOfSync, RecentSums};
 use ibid_engine::volume::ReadGate;
+use ibid_secure::Initiator;
 use ibid_units::{CpId, Epoch, Lsn, Mutant, Nanos, VolumeId};
 use ibid_wire::disk::{self, ENTRY_PAGES_MAX};
 use ibid_wire::peer::{ChainDigest, CpOpen, HelloRefusal};
@@ -155,6 +157,8 @@ struct Core<D> {
 
     // The peer.
     peer: Peer,
+    initiator: Initiator,
+    secured: Secured,
     link: LinkSender,
     frame: FrameBuffer,
     outgoing: VecDeque<Item>,
@@ -347,6 +351,8 @@ impl<P: Port, D: Disk, S: Streams> Source<P, D, S> {
             fetch: None,
             fetch_pieces: VecDeque::with_capacity(fetch::PIECES_MAX),
             peer: Peer::new(node.seed),
+            initiator: node.security.initiator(),
+            secured: Secured::new(&node.security, ibid_secure::Side::Source),
             link: LinkSender::new(),
             frame,
             outgoing: VecDeque::with_capacity(send::OUTGOING_MAX),
@@ -618,8 +624,9 @@ impl<D: Disk> Core<D> {
         snapshot.rtt = self.link.rtt();
         snapshot.tx_repeated = self.link.counters().lost;
         snapshot.probes = self.link.counters().probes;
-        snapshot.rx_repeated = 0;
+        snapshot.rx_repeated = self.secured.counters.replayed;
         snapshot.rx_refused = self.rx_refused;
+        snapshot.security = self.secured.counted();
         snapshot.copied = self.copied;
         let clients = &self.clients;
         snapshot.target =

@@ -8,11 +8,11 @@ use crate::persist::JOBS_MAX;
 use crate::snapshot::{Fault, PeerState, Stage};
 use ibid_driver::{Class, Disk, Port};
 use ibid_engine::role::confirm;
-use ibid_units::{CpId, Lsn, Mutant, Nanos};
+use ibid_units::{CpId, Lsn, Mutant, Nanos, PacketNumber};
 use ibid_wire::disk::SyncState;
 use ibid_wire::peer::{
-    Frame, FrameKind, Held, HeldList, Hello, HelloAnswer, HelloRefusal, Identity, Outcome, Report,
-    SectionKind, SourceStanding, volumes_digest,
+    Envelope, Frame, FrameKind, HEADER_BYTES, Held, HeldList, Hello, HelloAnswer, HelloRefusal,
+    Identity, Outcome, Report, SectionKind, SourceStanding, volumes_digest,
 };
 
 /// Frames sent in one turn, at most.
@@ -158,41 +158,83 @@ impl<D: Disk> Core<D> {
     }
 
     /// A datagram of the link.
-    pub(super) fn frame_came(&mut self, now: Nanos, datagram: &[u8]) {
-        let accepted = Frame::parse(datagram).is_ok_and(|frame| {
-            let header = frame.header;
-            let Some((section, body)) = frame.sections().next() else { return false };
-            if header.session != self.peer.session || ibid_wire::crc32c(body) != section.crc {
+    pub(super) fn frame_came(&mut self, now: Nanos, datagram: &mut [u8]) {
+        let accepted = Envelope::parse(datagram).is_ok_and(|envelope| {
+            let header = envelope.header;
+            if (header.session, header.epoch) != (self.peer.session, self.epoch) {
+                self.secured.counters.strange += 1;
                 return false;
             }
-            match (header.kind, section.kind) {
-                (FrameKind::HelloAnswer, SectionKind::HelloAnswer) => {
-                    HelloAnswer::parse(body).is_ok_and(|answer| self.answered(now, &answer))
+            match header.kind {
+                FrameKind::HelloAnswer => self.hello_answered(now, &envelope, datagram),
+                FrameKind::Cookie => {
+                    let heard = self.initiator.hear_cookie(&envelope, datagram);
+                    // The hello is said anew at once, with the cookie.
+                    self.peer.hello_at = if heard.is_ok() { now } else { self.peer.hello_at };
+                    heard.map_err(|why| self.secured.not_heard(why)).is_ok()
                 }
-                (FrameKind::Answer, SectionKind::Answer) => {
-                    self.peer.is_connected() && self.answer_came(now, &frame, body)
+                FrameKind::Answer | FrameKind::Reported => {
+                    self.session_frame_came(now, &envelope, datagram)
                 }
-                (FrameKind::Reported, SectionKind::Report) => {
-                    let newer = self.peer.report.is_none_or(|number| header.number.get() > number);
-                    if !self.peer.is_connected() || !newer {
-                        return false;
-                    }
-                    Report::parse(body).is_ok_and(|report| {
-                        self.peer.report = Some(header.number.get());
-                        self.reported(now, &report);
-                        true
-                    })
-                }
-                _ => false,
+                FrameKind::Hello | FrameKind::Sourced | FrameKind::Ask => false,
             }
         });
         self.rx_refused += u64::from(!accepted);
     }
 
-    fn answered(&mut self, now: Nanos, answer: &HelloAnswer) -> bool {
-        if self.peer.is_connected() {
+    fn session_frame_came(&mut self, now: Nanos, envelope: &Envelope, datagram: &mut [u8]) -> bool {
+        if !self.secured.open(envelope, datagram) {
+            return false;
+        }
+        let Ok(frame) = Frame::within(envelope, &datagram[HEADER_BYTES..]) else { return false };
+        let Some((section, body)) = frame.sections().next() else { return false };
+        if ibid_wire::crc32c(body) != section.crc {
+            return false;
+        }
+        match (frame.header.kind, section.kind) {
+            (FrameKind::Answer, SectionKind::Answer) => self.answer_came(now, &frame, body),
+            (FrameKind::Reported, SectionKind::Report) => {
+                let number = frame.header.number.get();
+                if self.peer.report.is_some_and(|newest| number <= newest) {
+                    return false;
+                }
+                Report::parse(body).is_ok_and(|report| {
+                    self.peer.report = Some(number);
+                    self.reported(now, &report);
+                    true
+                })
+            }
+            _ => false,
+        }
+    }
+
+    /// A message that may be the answer to what was said: if it is, the session has its keys.
+    fn hello_answered(&mut self, now: Nanos, envelope: &Envelope, datagram: &[u8]) -> bool {
+        if !self.superblock.is_idle() {
+            // Where this node stands is being changed: the answer comes again, if it still counts then.
             return true;
         }
+        let (content, keys) = match self.initiator.hear_answer(envelope, datagram) {
+            Ok(heard) => heard,
+            Err(why) => {
+                self.secured.not_heard(why);
+                return false;
+            }
+        };
+        let answer = Frame::within(envelope, content).ok().and_then(|frame| {
+            let (section, body) = frame.sections().next()?;
+            let whole =
+                section.kind == SectionKind::HelloAnswer && ibid_wire::crc32c(body) == section.crc;
+            HelloAnswer::parse(body).ok().filter(|_| whole)
+        });
+        let accepted = answer.is_some_and(|answer| self.answered(now, &answer));
+        if self.peer.is_connected() {
+            self.secured.begin(&keys);
+        }
+        accepted
+    }
+
+    fn answered(&mut self, now: Nanos, answer: &HelloAnswer) -> bool {
         self.peer.hear(now);
         let Some(said) = self.peer.said else { return false };
         let outcome = match answer.verdict {
@@ -217,10 +259,6 @@ impl<D: Disk> Core<D> {
         }
         // What was said must still be so: to a log that was opened since then, or a CP taken alone, the peer did not agree.
         let behind = self.superblock.durable.cp > answer.standing.cp;
-        if !self.superblock.is_idle() {
-            // Where this node stands is being changed: the answer comes again, if it still counts then.
-            return true;
-        }
         let opened = self.superblock.durable.opened != said.opened;
         if self.records_alone() || opened || (behind && outcome != Outcome::Salvage) {
             self.lose_peer(now);
@@ -336,7 +374,8 @@ impl<D: Disk> Core<D> {
         if !self.peer.is_connected() {
             return self.seek(now, port);
         }
-        if now.since(self.peer.heard) >= self.sync.peer_timeout || self.peer.failed {
+        let silent = now.since(self.peer.heard) >= self.sync.peer_timeout;
+        if silent || self.peer.failed || self.secured.is_used_up() {
             self.lose_peer(now);
             return true;
         }
@@ -384,23 +423,28 @@ impl<D: Disk> Core<D> {
             said => {
                 if said.is_some() {
                     self.peer.session = mix(self.peer.session);
+                    self.initiator.forget();
                 }
                 now_so
             }
         };
         self.peer.said = Some(standing);
-        let hello = Hello { instance: self.peer.instance, standing };
-        self.frame.clear();
-        self.frame.set_body(SectionKind::Hello, 0, 0, |out| hello.emit(out));
-        let session = self.session();
-        let (head, spans) = self.frame.seal(
-            FrameKind::Hello,
-            session,
-            ibid_units::PacketNumber::new(self.peer.control_number),
-        );
-        self.peer.control_number += 1;
         // A busy port is tried again with the next hello.
-        port.send(Class::Control, head, spans, None).is_ok()
+        if let Some(said) = self.initiator.said() {
+            return port.send(Class::Control, said, &[], None).is_ok();
+        }
+        let encrypted = self.secured.encrypts();
+        let hello = Hello { instance: self.peer.instance, encrypted, standing };
+        let session = self.session();
+        let number = PacketNumber::new(self.peer.control_number);
+        let Self { frame, initiator, .. } = self;
+        frame.clear();
+        frame.set_body(SectionKind::Hello, 0, 0, |out| hello.emit(out));
+        let (head, spans) = frame.compose(FrameKind::Hello, session, number);
+        let mut seal = |datagram: &mut [u8]| initiator.seal(datagram);
+        let sent = port.send(Class::Control, head, spans, Some(&mut seal)).is_ok();
+        self.peer.control_number += u64::from(sent);
+        sent
     }
 
     /// Where this node stands, for its hello.
@@ -450,6 +494,8 @@ impl<D: Disk> Core<D> {
         self.peer.ping = false;
         self.peer.failed = false;
         self.peer.said = None;
+        self.initiator.forget();
+        self.secured.end();
         self.fetch = None;
         self.fetch_pieces.clear();
         self.asker.reset(|_| {});

@@ -372,8 +372,13 @@ impl<D: Disk> Core<D> {
         let number = self.link.next_number();
         let bytes = self.frame.bytes();
         let session = self.session();
-        let (head, spans) = self.frame.seal(FrameKind::Sourced, session, number);
-        if port.send(class, head, spans, None).is_err() {
+        let Self { frame, secured, .. } = self;
+        let (head, spans) = frame.compose(FrameKind::Sourced, session, number);
+        let sent = secured.sealer().is_some_and(|channel| {
+            let mut seal = |datagram: &mut [u8]| channel.seal(datagram);
+            port.send(class, head, spans, Some(&mut seal)).is_ok()
+        });
+        if !sent {
             // Probe and goodbye are made anew by whoever wants them: queued, each turn of a device that stays busy would add one.
             for item in items
                 .iter()

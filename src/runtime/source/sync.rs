@@ -235,7 +235,8 @@ impl<D: Disk> Core<D> {
                 | HelloRefusal::Volumes
                 | HelloRefusal::History
                 | HelloRefusal::Blank
-                | HelloRefusal::Lost,
+                | HelloRefusal::Lost
+                | HelloRefusal::Encryption,
             ) => false,
         };
         let silent = now.since(self.peer.heard_since(self.sync.sought_since));

@@ -602,8 +602,11 @@ pub fn is_whole(world: &mut World, script: &Script) -> bool {
     if !script.is_done() || !world.is_up(SOURCE) || !world.is_up(DESTINATION) {
         return false;
     }
+    // A source takes a while to notice that its destination was started again; asked to stop before that it may do so alone.
+    let heard = world.snapshot(DESTINATION).peer == PeerState::Connected;
     let shot = world.snapshot(SOURCE);
-    shot.peer == PeerState::Connected && shot.sync == SyncState::InSync && shot.target[2] == 0
+    let connected = shot.peer == PeerState::Connected && shot.sync == SyncState::InSync;
+    heard && connected && shot.target[2] == 0
 }
 
 /// Goes on until the pair is whole, for a bounded time; `each` does what the operator does.

@@ -17,13 +17,6 @@ pub const HELLO_BYTES_MAX: usize = HELLO_BYTES + HELD_MAX * HELD_BYTES;
 /// Bytes of the largest answer.
 pub const ANSWER_BYTES_MAX: usize = ANSWER_BYTES + HELD_MAX * HELD_BYTES;
 
-// Each is one frame, also on a 1500-byte network: IP and UDP headers, frame header, one section line.
-const AROUND: usize = 28 + super::HEADER_BYTES + super::SECTION_BYTES;
-const _: () = assert!(HELLO_BYTES_MAX + AROUND <= 1500);
-const _: () = assert!(ANSWER_BYTES_MAX + AROUND <= 1500);
-// A refusal, which is said to anybody, is shorter than the shortest hello: nobody is made to shout at others.
-const _: () = assert!(ANSWER_BYTES < HELLO_BYTES);
-
 mod hello_field {
     pub(super) const PAIR: usize = 0;
     pub(super) const INSTANCE: usize = 16;
@@ -66,6 +59,7 @@ mod answer_field {
 
 const FLAG_IN_SYNC: u8 = 1;
 const FLAG_WHOLE: u8 = 2;
+const FLAG_ENCRYPTED: u8 = 4;
 const FLAG_FRESH: u8 = 1;
 const FLAG_MEMORY: u8 = 2;
 /// Set in a verdict that is a refusal.
@@ -256,6 +250,8 @@ pub struct DestinationStanding {
 pub struct Hello {
     /// Chosen at random when the source process started: tells a new start from a new session.
     pub instance: u64,
+    /// Frames of the session are encrypted, not only authenticated (`link.encryption`).
+    pub encrypted: bool,
     /// Where it stands.
     pub standing: SourceStanding,
 }
@@ -275,7 +271,9 @@ impl Hello {
         put(out, hello_field::SEGMENTS, &standing.identity.segments.to_le_bytes());
         put(out, hello_field::SEGMENT_BLOCKS, &standing.identity.segment_blocks.to_le_bytes());
         put(out, hello_field::HELD, &standing.held.count.to_le_bytes());
-        let flags = flag(standing.in_sync, FLAG_IN_SYNC) | flag(standing.whole, FLAG_WHOLE);
+        let flags = flag(standing.in_sync, FLAG_IN_SYNC)
+            | flag(standing.whole, FLAG_WHOLE)
+            | flag(self.encrypted, FLAG_ENCRYPTED);
         put(out, hello_field::FLAGS, &[flags]);
         put(out, hello_field::VOLUMES, &standing.identity.volumes);
         put(out, hello_field::END, &standing.end.get().to_le_bytes());
@@ -296,7 +294,7 @@ impl Hello {
             return Err(PeerFormatError::Length);
         }
         let flags = bytes[hello_field::FLAGS];
-        let known = FLAG_IN_SYNC | FLAG_WHOLE;
+        let known = FLAG_IN_SYNC | FLAG_WHOLE | FLAG_ENCRYPTED;
         if flags & !known != 0
             || bytes[hello_field::ZERO..hello_field::VOLUMES].iter().any(|&byte| byte != 0)
         {
@@ -326,7 +324,11 @@ impl Hello {
             peer_next_chain: array_at(bytes, hello_field::PEER_NEXT_CHAIN),
             held,
         };
-        Ok(Hello { instance: u64_at(bytes, hello_field::INSTANCE), standing })
+        Ok(Hello {
+            instance: u64_at(bytes, hello_field::INSTANCE),
+            encrypted: flags & FLAG_ENCRYPTED != 0,
+            standing,
+        })
     }
 }
 
@@ -365,11 +367,14 @@ pub enum HelloRefusal {
         "acknowledged writes are missing from this node's log, and the peer's log does not have them"
     )]
     Lost,
+    /// One encrypts the link, the other only authenticates it.
+    #[error("link.encryption differs from the peer's")]
+    Encryption,
 }
 
 impl HelloRefusal {
     /// All of them, in the order of their codes.
-    pub const ALL: [HelloRefusal; 8] = [
+    pub const ALL: [HelloRefusal; 9] = [
         HelloRefusal::Pair,
         HelloRefusal::Epoch,
         HelloRefusal::Geometry,
@@ -378,6 +383,7 @@ impl HelloRefusal {
         HelloRefusal::Failed,
         HelloRefusal::Blank,
         HelloRefusal::Lost,
+        HelloRefusal::Encryption,
     ];
 }
 
@@ -509,6 +515,7 @@ mod tests {
     fn hello(count: usize) -> Hello {
         Hello {
             instance: 8,
+            encrypted: true,
             standing: SourceStanding {
                 epoch: Epoch::new(4),
                 identity: Identity {
@@ -598,7 +605,7 @@ mod tests {
     fn an_answer_with_what_no_version_writes_is_refused() {
         let mut out = [0; ANSWER_BYTES_MAX];
         let length = answer(Ok(Outcome::Fetch), 0).emit(&mut out);
-        for (at, value) in [(0, 5), (0, 0x88), (1, 3), (2, 4), (3, 1), (6, 1), (7, 1)] {
+        for (at, value) in [(0, 5), (0, 0x89), (1, 3), (2, 4), (3, 1), (6, 1), (7, 1)] {
             let before = core::mem::replace(&mut out[at], value);
             let found = HelloAnswer::parse(&out[..length]);
             assert_eq!(found, Err(PeerFormatError::Value), "byte {at}");

@@ -15,8 +15,10 @@ pub use ask::{
 };
 pub use chain::ChainDigest;
 pub use frame::{
-    Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, SECTION_BYTES, SECTIONS_MAX,
-    Section, SectionKind, Sections,
+    ANSWER_CONTENT_AT, ANSWER_PUBLIC_AT, CLEAR_BYTES, COOKIE_BYTES, COOKIE_FRAME_BYTES, Envelope,
+    Frame, FrameEmitter, FrameHeader, FrameKind, HEADER_BYTES, HELLO_CONTENT_AT,
+    HELLO_CONTENT_BYTES, HELLO_COOKIE_AT, HELLO_FRAME_BYTES, HELLO_PUBLIC_AT, PUBLIC_BYTES,
+    SECTION_BYTES, SECTIONS_MAX, Section, SectionKind, Sections, TAG_BYTES, put_counter, table_at,
 };
 pub use hello::{
     ANSWER_BYTES_MAX, DestinationStanding, HELD_MAX, HELLO_BYTES_MAX, Held, HeldList, Hello,
@@ -26,7 +28,7 @@ pub use record::{CP_OPEN_BYTES, CpOpen, RECORD_BYTES, RUN_SECTORS_MAX, Record, R
 pub use report::{PacketRange, RANGES_MAX, REFUSED_MAX, REPORT_BYTES_MAX, Report};
 
 /// Version of the link protocol; both nodes must speak the same.
-pub const LINK_VERSION: u8 = 2;
+pub const LINK_VERSION: u8 = 3;
 
 /// Reads how a node's volumes stand.
 fn sync_state(raw: u8) -> Result<SyncState, PeerFormatError> {
@@ -50,9 +52,6 @@ pub enum PeerFormatError {
     /// Another protocol version.
     #[error("link version {0}, this node speaks {LINK_VERSION}")]
     Version(u8),
-    /// The tag does not match the header and section table.
-    #[error("frame tag differs")]
-    Tag,
     /// A field has a value that has no meaning.
     #[error("a field has an undefined value")]
     Value,

@@ -325,7 +325,6 @@ fn a_cp_waits_for_the_log_it_refers_to() {
 fn corrupted_frames_cost_time_and_nothing_else() {
     let mut config = WorldConfig::calm(13);
     config.net.corrupt = 250;
-    config.net.late_read = 500;
     let mut world = connected(config);
     Load::new(LoadConfig { commands: 150, reads: 300, ..WRITES }).run(&mut world);
     let (here, there) = (world.snapshot(SOURCE), world.snapshot(DESTINATION));

@@ -9,7 +9,7 @@ use ibid_sim::{Crash, DESTINATION, SOURCE, World, WorldConfig};
 use ibid_units::{CpId, Epoch, Lsn, Nanos};
 use ibid_wire::disk::Superblock;
 use ibid_wire::nvme_tcp::Status;
-use ibid_wire::peer::{Frame, FrameKind, HelloRefusal};
+use ibid_wire::peer::{Envelope, FrameKind, HelloRefusal};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -223,7 +223,7 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
     let hellos: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
     let replay: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
     let (noted, replaced) = (hellos.clone(), replay.clone());
-    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+    world.net.borrow_mut().meddle = Some(Box::new(move |side, datagram| {
         if side != DESTINATION {
             return;
         }
@@ -231,12 +231,12 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
             *datagram = late;
             return;
         }
-        let kind = Frame::parse(datagram).map(|frame| frame.header.kind);
+        let kind = Envelope::parse(datagram).map(|envelope| envelope.header.kind);
         if kind == Ok(FrameKind::Hello) {
             noted.borrow_mut().push(datagram.clone());
         }
     }));
-    let session = |hello: &[u8]| Frame::parse(hello).expect("a hello is a frame").header.session;
+    let session = |hello: &[u8]| Envelope::parse(hello).expect("a hello").header.session;
     world.connect();
     world.wait_connected();
     do_write(&mut world, 0, 8);
@@ -252,13 +252,20 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
     };
     assert_ne!(session(&first), session(&newest), "there were two sessions");
 
+    // The second had the session's cookie, which is valid still. The first had none: it is told one, and nothing comes of that.
+    let second = hellos.borrow()[1].clone();
+    assert_eq!(session(&first), session(&second));
     let count = hellos.borrow().len();
-    let refused = world.snapshot(DESTINATION).rx_refused;
-    *replay.borrow_mut() = Some(first);
-    world.pass(Nanos::from_millis(5_000));
-    assert!(replay.borrow().is_none(), "it was delivered");
-    assert_eq!(world.snapshot(DESTINATION).rx_refused, refused + 1);
-    assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
+    for (late, refused, cookies) in [(second, 1, 0), (first, 0, 1)] {
+        let before = world.snapshot(DESTINATION);
+        *replay.borrow_mut() = Some(late);
+        world.pass(Nanos::from_millis(2_000));
+        assert!(replay.borrow().is_none(), "it was delivered");
+        let after = world.snapshot(DESTINATION);
+        assert_eq!(after.rx_refused, before.rx_refused + refused);
+        assert_eq!(after.security.cookies, before.security.cookies + cookies);
+        assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
+    }
     do_write(&mut world, 16, 8);
     assert_eq!(hellos.borrow().len(), count, "the session lives: no other hello was needed");
     world.stop();

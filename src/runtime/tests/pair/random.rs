@@ -20,7 +20,6 @@ fn from_seed(seed: u64) -> (WorldConfig, LoadConfig) {
             reorder: random.below(5 * much) as u32,
             corrupt: random.below(much) as u32,
             busy: random.below(2 * much) as u32,
-            late_read: random.below(1000) as u32,
             delay: (1_000, 5_000 + random.below(300_000)),
             ..NetFaults::NONE
         };

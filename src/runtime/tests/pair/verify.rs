@@ -627,7 +627,7 @@ fn a_page_that_is_freed_while_it_is_mended_is_no_fault() {
 #[test]
 fn rot_under_load_and_crashes_is_repaired_or_listed() {
     let (mut repaired, mut undecided) = (0, 0);
-    for seed in 100..116 {
+    for seed in 116..132 {
         let mut config = WorldConfig::calm(seed);
         config.cp_interval = Nanos::from_millis(5);
         config.peer_timeout = Nanos::from_millis(100);
