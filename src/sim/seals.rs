@@ -20,6 +20,9 @@ pub struct Made {
     pub by: usize,
 }
 
+/// Counters so near to one another have keys at the same time: less than a generation of the shortest (`swarm`).
+const NEAR: u64 = 400;
+
 /// What is known of all frames.
 #[derive(Default)]
 pub struct Seals {
@@ -27,6 +30,12 @@ pub struct Seals {
     /// The last counter of what each side has sealed, and the session.
     counters: [Option<(u64, u64)>; 2],
     opened: BTreeSet<u64>,
+    /// Frames that came as they were made.
+    came: BTreeSet<u64>,
+    /// The session of the last frame that each side has opened, and the newest counter of that.
+    live: [Option<(u64, u64)>; 2],
+    /// Session and counter of the last frame that came as it was made, for the first time and in that session, and was not opened.
+    refused: [Option<(u64, u64)>; 2],
     /// Hellos, by session and number: when they were made.
     hellos: BTreeMap<(u64, u64), Nanos>,
     /// When each node has last started.
@@ -75,17 +84,34 @@ impl Seals {
 
     /// A node was shown what came; where that is a frame whose tag is gone, it has opened it.
     pub fn shown(&mut self, side: usize, made: Option<Made>, bytes: &[u8]) {
-        let Ok(Envelope { header, .. }) = Envelope::parse(bytes) else { return };
+        let Ok(Envelope { header, counter, .. }) = Envelope::parse(bytes) else { return };
         let of_session = match header.kind {
             FrameKind::Sourced | FrameKind::Reported | FrameKind::Ask | FrameKind::Answer => true,
             FrameKind::Hello | FrameKind::HelloAnswer | FrameKind::Cookie => false,
         };
-        if !of_session || bytes[CLEAR_BYTES..HEADER_BYTES].iter().any(|byte| *byte != 0) {
+        if !of_session {
+            return;
+        }
+        let first = made.is_some_and(|made| made.by != side && self.came.insert(made.id));
+        if bytes[CLEAR_BYTES..HEADER_BYTES].iter().any(|byte| *byte != 0) {
+            let near = self.live[side].is_some_and(|(session, newest)| {
+                session == header.session && newest.abs_diff(counter) < NEAR
+            });
+            if first && near {
+                self.refused[side] = Some((header.session, counter));
+            }
             return;
         }
         let Some(made) = made else { panic!("SEC-2: a frame was opened that nobody has made") };
         assert!(made.by != side, "SEC-2: a node has opened a frame of its own");
         assert!(self.opened.insert(made.id), "SEC-3: a frame was opened again: {header:?}");
+        // The session goes on, so its keys were there.
+        let wronged = self.refused[side]
+            .is_some_and(|(session, before)| session == header.session && before < counter);
+        assert!(!wronged, "SEC-2: what was not authentic has shut out what was: {header:?}");
+        let newest = self.live[side].filter(|(session, _)| *session == header.session);
+        let newest = newest.map_or(counter, |(_, newest)| newest.max(counter));
+        self.live[side] = Some((header.session, newest));
     }
 
     /// What an answer to a hello says.

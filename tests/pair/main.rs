@@ -10,6 +10,7 @@ mod common;
 mod doctor;
 mod dumped;
 mod faulty;
+mod keys;
 mod killed;
 mod link;
 mod load;
