@@ -114,6 +114,7 @@ fn link(config: &Config, snapshot: &Snapshot) -> LinkStatus {
             log: port.tx_bytes[0],
             cp: port.tx_bytes[1],
             control: port.tx_bytes[2],
+            catch_up: port.tx_bytes[3],
         },
         tx_repeated_frames: snapshot.tx_repeated,
         rx_frames: port.rx_frames,

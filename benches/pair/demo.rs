@@ -86,7 +86,7 @@ impl Demo {
         let cpu = |status: &Value| cpu_seconds(u32::try_from(number(status, "/node/pid")?)?);
         let mut link_bytes = 0;
         for status in [&source, &destination] {
-            for class in ["log", "cp", "control"] {
+            for class in ["log", "cp", "control", "catch_up"] {
                 link_bytes += number(status, &format!("/link/tx_bytes/{class}"))?;
             }
         }

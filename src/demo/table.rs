@@ -23,7 +23,7 @@ impl Column {
         self.source.link.tx_bytes.log
     }
     fn cp_bytes(&self) -> u64 {
-        self.source.link.tx_bytes.cp
+        self.source.link.tx_bytes.cp + self.source.link.tx_bytes.catch_up
     }
     /// Probes and greetings from the source, reports from the destination.
     fn control_bytes(&self) -> u64 {

@@ -314,7 +314,8 @@ impl Interface {
                 .warn(format!("{own}; the way to the peer was not tried: the link is down"), ping);
         }
         // The longest frame is at least as long as the average one.
-        let sent = link.tx_bytes.log + link.tx_bytes.cp + link.tx_bytes.control;
+        let bytes = link.tx_bytes;
+        let sent = bytes.log + bytes.cp + bytes.control + bytes.catch_up;
         let out = sent.checked_div(link.tx_frames).unwrap_or(0);
         let into = link.rx_bytes.checked_div(link.rx_frames).unwrap_or(0);
         let ordinary = u64::from(MTU_ORDINARY + ETHERNET_BYTES);

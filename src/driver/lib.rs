@@ -49,6 +49,8 @@ pub enum Class {
     Cp,
     /// Hello, probes, acknowledgements and reports.
     Control,
+    /// Blocks that the peer missed while it was away, or before it was there.
+    CatchUp,
 }
 
 /// What a port counts. All sums since start; bytes are of whole Ethernet frames without preamble and FCS.
@@ -56,8 +58,8 @@ pub enum Class {
 pub struct PortCounters {
     /// Frames given to the device.
     pub tx_frames: u64,
-    /// Bytes of those, by [`Class`]: log, cp, control.
-    pub tx_bytes: [u64; 3],
+    /// Bytes of those, by [`Class`]: log, cp, control, catch-up.
+    pub tx_bytes: [u64; 4],
     /// Frames that arrived for us.
     pub rx_frames: u64,
     /// Bytes of those.

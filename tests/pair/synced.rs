@@ -38,7 +38,7 @@ fn a_volume_that_holds_data_is_copied_and_its_holes_are_not() {
     fill(pair.volume(SOURCE), 1);
     let before = std::fs::read(pair.volume(SOURCE)).unwrap();
     let nodes = pair.start_both();
-    let sent = pair.status(SOURCE).link.tx_bytes.cp;
+    let sent = pair.status(SOURCE).link.tx_bytes.catch_up;
     println!("{sent} bytes of a volume of {VOLUME_BYTES}");
     assert!(
         (1_600_000..4 << 20).contains(&sent),

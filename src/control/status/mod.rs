@@ -223,6 +223,9 @@ pub struct ClassBytes {
     pub cp: u64,
     /// Hello, probes and acknowledgements.
     pub control: u64,
+    /// Blocks that the peer missed, or never had.
+    #[serde(default)]
+    pub catch_up: u64,
 }
 
 /// The NVMe/TCP target.

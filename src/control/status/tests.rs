@@ -77,7 +77,7 @@ pub(crate) fn sample() -> Status {
             datagram_bytes_max: 8972,
             rtt_ns: Some(34_000),
             tx_frames: 5_000,
-            tx_bytes: ClassBytes { log: 44 << 20, cp: 15_000, control: 3_000 },
+            tx_bytes: ClassBytes { log: 44 << 20, cp: 15_000, control: 3_000, catch_up: 0 },
             tx_repeated_frames: 4,
             rx_frames: 2_000,
             rx_bytes: 128_000,
@@ -172,7 +172,7 @@ cp        12, 13 running, reference mode, last took 4.2 ms
 cp sent   900 references for 1800 blocks, 3 opcodes, 2 blocks, 1 refused
 chain     abababababababababababababababababababababababababababababababab
 link      af_packet 10.9.0.1:4790 -> 10.9.0.2:4790, up, datagrams to 8972 bytes, round trip 34.0 us
-link tx   log 44.0 MiB, cp 14.6 KiB, control 2.9 KiB; 5000 frames, 4 again
+link tx   log 44.0 MiB, cp 14.6 KiB, catch-up 0 B, control 2.9 KiB; 5000 frames, 4 again
 link rx   125 KiB; 2000 frames, 5 seen before, 6 dropped
 link keys encrypted, 3 handshakes, generation 2 out 1 in; dropped: 7 not authentic, 8 replayed, 9 of no session, 10 handshakes not authentic, 11 too many
 target    10.0.0.1:4420, 1 hosts, 5 connections, 32 commands; nqn.2014-08.com.example:store

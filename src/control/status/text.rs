@@ -108,9 +108,10 @@ pub(super) fn status(status: &Status, f: &mut fmt::Formatter<'_>) -> fmt::Result
         f,
         "link tx",
         &format!(
-            "log {}, cp {}, control {}; {} frames, {} again",
+            "log {}, cp {}, catch-up {}, control {}; {} frames, {} again",
             amount(link.tx_bytes.log),
             amount(link.tx_bytes.cp),
+            amount(link.tx_bytes.catch_up),
             amount(link.tx_bytes.control),
             link.tx_frames,
             link.tx_repeated_frames,

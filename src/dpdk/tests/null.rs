@@ -94,7 +94,7 @@ fn frames_are_sent_from_the_arena_and_accounted_by_class() {
     let frame = (port.overhead_bytes() + 4 + 5096) as u64;
     let counters = port.counters();
     assert_eq!(counters.tx_frames, 3);
-    assert_eq!(counters.tx_bytes, [2 * frame, frame, 0]);
+    assert_eq!(counters.tx_bytes, [2 * frame, frame, 0, 0]);
     assert_eq!(counters.tx_copied_bytes, 0);
     assert_eq!(port.details().spans_held, 6, "the device reads from the arena");
     // The ring gives our own frames back, in the segments they were sent in.

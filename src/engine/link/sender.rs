@@ -36,6 +36,9 @@ const WINDOW_LEFT: (u64, u64) = (7, 10);
 const WINDOW_GROWTH: u64 = 32;
 /// Bytes that may leave at once after a pause, whatever the rate: less than the shallowest switch holds for a port. RFC 9002 §7.7.
 const BURST: u64 = 64 * 1024;
+/// Bytes of blocks that may be in flight: what a path of no length holds, and for each millisecond of the shortest round trip. A client's write
+/// waits behind so much of them at most.
+const BLOCKS_IN_FLIGHT: u64 = 256 * 1024;
 /// A turn that comes late may send what the time since the last one allows, for so long at most.
 const TURN_MAX: Nanos = Nanos::from_micros(100);
 /// Longer pauses allow no more.
@@ -81,6 +84,13 @@ pub struct Item {
     pub place: LogBlock,
 }
 
+impl Item {
+    /// A block of a CP, in a class behind all others.
+    pub fn is_block(&self) -> bool {
+        matches!(self.kind, ItemKind::CpBlock { .. })
+    }
+}
+
 /// Items that may wait to be sent again: all that can be in flight, and those of one packet that was being put together.
 const AGAIN_MAX: usize = (PACKETS_MAX + 1) * ITEMS_MAX;
 
@@ -94,6 +104,13 @@ struct Packet {
     in_flight: bool,
     item_count: u8,
     items: [Item; ITEMS_MAX],
+}
+
+impl Packet {
+    /// It carries blocks of a CP, which give way to everything else.
+    fn is_bulk(&self) -> bool {
+        self.item_count > 0 && self.items[0].is_block()
+    }
 }
 
 /// What a sender counts.
@@ -116,7 +133,11 @@ pub struct Sender {
     oldest: u64,
     largest_acked: Option<u64>,
     again: VecDeque<Item>,
+    /// The same of blocks.
+    blocks_again: VecDeque<Item>,
     bytes_in_flight: u64,
+    /// Those of packets with blocks.
+    block_bytes: u64,
     window: u64,
     threshold: u64,
     /// Packets sent before this one don't shrink the window again (RFC 9002 §7.3.1).
@@ -132,6 +153,8 @@ pub struct Sender {
     rtt: Nanos,
     rtt_var: Nanos,
     rtt_known: bool,
+    /// The shortest of the session; `NEVER` before the first.
+    rtt_least: Nanos,
     probe_backoff: u32,
     last_sent: Nanos,
     counters: SenderCounters,
@@ -160,7 +183,9 @@ impl Sender {
             oldest: 0,
             largest_acked: None,
             again: VecDeque::with_capacity(AGAIN_MAX),
+            blocks_again: VecDeque::with_capacity(AGAIN_MAX),
             bytes_in_flight: 0,
+            block_bytes: 0,
             window: WINDOW_INITIAL,
             threshold: u64::MAX,
             recovery_until: 0,
@@ -172,6 +197,7 @@ impl Sender {
             rtt: RTT_INITIAL,
             rtt_var: Nanos::new(RTT_INITIAL.get() / 2),
             rtt_known: false,
+            rtt_least: Nanos::NEVER,
             probe_backoff: 0,
             last_sent: Nanos::ZERO,
             counters: SenderCounters::default(),
@@ -187,7 +213,10 @@ impl Sender {
         self.oldest = 0;
         self.largest_acked = None;
         self.again.clear();
+        self.blocks_again.clear();
         self.bytes_in_flight = 0;
+        self.block_bytes = 0;
+        self.rtt_least = Nanos::NEVER;
         self.window = WINDOW_INITIAL;
         self.threshold = u64::MAX;
         self.recovery_until = 0;
@@ -223,23 +252,45 @@ impl Sender {
         self.bytes_in_flight < self.window && self.has_room()
     }
 
+    /// True where another frame with blocks may be sent now: they have a part of the window, of the packets and of the burst, so that what a client
+    /// writes next finds room in each.
+    pub fn may_send_blocks(&self) -> bool {
+        let shortest = if self.rtt_least == Nanos::NEVER { 0 } else { self.rtt_least.get() };
+        let longer = BLOCKS_IN_FLIGHT * shortest / Nanos::from_millis(1).get();
+        let most = (BLOCKS_IN_FLIGHT + longer).min(self.window / 2);
+        self.may_send()
+            && self.block_bytes < most
+            && self.next - self.oldest < PACKETS_MAX as u64 / 4 * 3
+            && self.tokens > BURST as i64 / 2
+    }
+
     /// True where a packet more can be remembered: asked before what goes out whatever the window says.
     pub fn has_room(&self) -> bool {
         self.next - self.oldest < PACKETS_MAX as u64
     }
 
-    /// The next item that was lost, to be sent before anything new.
+    /// The next item that was lost, to be sent before anything new; never a block.
     pub fn pop_again(&mut self) -> Option<Item> {
         self.again.pop_front()
     }
 
-    /// Puts an item back that did not fit the frame after all.
-    pub fn push_again(&mut self, item: Item) {
-        assert!(self.again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
-        self.again.push_front(item);
+    /// The next block that was lost, to be sent before new ones.
+    pub fn pop_block_again(&mut self) -> Option<Item> {
+        self.blocks_again.pop_front()
     }
 
-    /// True while something lost waits to be sent again.
+    /// Puts an item back that did not fit the frame after all.
+    pub fn push_again(&mut self, item: Item) {
+        let again = self.again_of(&item);
+        assert!(again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
+        again.push_front(item);
+    }
+
+    fn again_of(&mut self, item: &Item) -> &mut VecDeque<Item> {
+        if item.is_block() { &mut self.blocks_again } else { &mut self.again }
+    }
+
+    /// True while something lost waits to be sent again, blocks apart.
     pub fn has_again(&self) -> bool {
         !self.again.is_empty()
     }
@@ -265,6 +316,7 @@ impl Sender {
         packet.item_count = items.len() as u8;
         packet.items[..items.len()].copy_from_slice(items);
         self.bytes_in_flight += bytes as u64;
+        self.block_bytes += if packet.is_bulk() { bytes as u64 } else { 0 };
         self.tokens -= bytes as i64;
         self.next += 1;
         self.last_sent = now;
@@ -292,6 +344,7 @@ impl Sender {
                 }
                 packet.in_flight = false;
                 self.bytes_in_flight -= u64::from(packet.bytes);
+                self.block_bytes -= if packet.is_bulk() { u64::from(packet.bytes) } else { 0 };
                 self.judged.0 += 1;
                 if newest_acked_at.is_none()
                     && self.largest_acked.is_none_or(|largest| number > largest)
@@ -345,6 +398,7 @@ impl Sender {
 
     // RFC 9002 §5.3.
     fn measure(&mut self, sample: Nanos) {
+        self.rtt_least = self.rtt_least.min(sample);
         let (sample, rtt, var) = (sample.get(), self.rtt.get(), self.rtt_var.get());
         if self.rtt_known {
             self.rtt_var = Nanos::new((3 * var + rtt.abs_diff(sample)) / 4);
@@ -402,12 +456,14 @@ impl Sender {
         let packet = &mut self.packets[at];
         packet.in_flight = false;
         self.bytes_in_flight -= u64::from(packet.bytes);
+        self.block_bytes -= if packet.is_bulk() { u64::from(packet.bytes) } else { 0 };
         let (items, count) = (packet.items, usize::from(packet.item_count));
         self.counters.lost += 1;
         for item in &items[..count] {
             if item.kind != ItemKind::Ping && !Mutant::LossIgnored.is_on() {
-                assert!(self.again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
-                self.again.push_back(*item);
+                let again = self.again_of(item);
+                assert!(again.len() < AGAIN_MAX, "LNK-1: an item is queued once");
+                again.push_back(*item);
             }
         }
     }
@@ -461,7 +517,7 @@ impl Sender {
 
     /// Everything sent has arrived.
     pub fn is_quiet(&self) -> bool {
-        self.oldest == self.next && self.again.is_empty()
+        self.oldest == self.next && self.again.is_empty() && self.blocks_again.is_empty()
     }
     /// When the last packet was sent.
     pub fn last_sent(&self) -> Nanos {
@@ -621,6 +677,40 @@ mod tests {
         assert_eq!(sender.deadline(false), Nanos::NEVER);
         let deadline = sender.deadline(true);
         assert!(deadline < Nanos::NEVER && sender.timed_out(deadline, true));
+    }
+
+    fn block(n: u32) -> Item {
+        Item { kind: ItemKind::CpBlock { first: 0, count: 8 }, ..item(n) }
+    }
+
+    #[test]
+    fn blocks_leave_a_part_of_the_window_and_of_the_burst_to_what_is_written_next() {
+        let mut sender = Sender::new();
+        sender.sent(ms(1), 9000, &[item(0)]);
+        assert!(sender.reported(ms(2), &[range(0, 0)], Nanos::ZERO));
+        let mut now = ms(2);
+        let mut sent = 0;
+        for _ in 0..1000 {
+            now = now.after(Nanos::from_micros(20));
+            sender.refill(now);
+            if sender.may_send_blocks() {
+                sender.sent(now, 9000, &[block(sent)]);
+                sent += 1;
+            }
+            assert!(sender.may_send() && !sender.is_held_back(), "{sent} sent");
+        }
+        // A round trip of a millisecond adds as much as the path of no length has; and half of the window is the most.
+        assert_eq!(u64::from(sent), (sender.window() / 2).min(2 * BLOCKS_IN_FLIGHT).div_ceil(9000));
+        // Lost, they wait in a queue of their own.
+        sender.sent(now, 9000, &[item(1)]);
+        let newest = u64::from(sent) + 1;
+        assert!(sender.reported(now.after(ms(1)), &[range(newest, newest)], Nanos::ZERO));
+        assert!(!sender.has_again() && sender.pop_again().is_none());
+        assert_eq!(sender.pop_block_again(), Some(block(0)));
+        assert!(!sender.is_quiet());
+        sender.push_again(block(0));
+        assert_eq!(sender.pop_block_again(), Some(block(0)));
+        assert!(sender.may_send_blocks(), "what is lost is not in flight");
     }
 
     #[test]

@@ -716,7 +716,7 @@ impl<D: Disk> Core<D> {
             target: CpId::new(last_sealed),
             began: now,
             before: self.cp_sum,
-            link_bytes: self.port_counters.tx_bytes[1],
+            link_bytes: self.cp_link_bytes(),
             reply: reply.clone(),
         });
         None

@@ -17,6 +17,8 @@ use ibid_wire::peer::{
 
 /// Frames sent in one turn, at most.
 const FRAMES_PER_TURN: usize = 64;
+/// … of which so many may carry blocks of a CP.
+const BLOCK_FRAMES_PER_TURN: usize = 16;
 const HELLO_EVERY: Nanos = Nanos::from_millis(100);
 const REFUSED_EVERY: Nanos = Nanos::from_millis(1000);
 /// A source that has nothing to send pings so often, …
@@ -57,6 +59,8 @@ pub(super) struct Peer {
     said: Option<SourceStanding>,
     /// The peer's log is in memory only; as its answer says.
     pub(super) in_memory: Option<bool>,
+    /// Frames with blocks of a CP, since start.
+    pub(super) block_frames: u64,
     pub(super) ping: bool,
     pub(super) failed: bool,
     /// Reports that claimed what was never sent.
@@ -83,6 +87,7 @@ impl Peer {
             met: None,
             said: None,
             in_memory: None,
+            block_frames: 0,
             ping: false,
             failed: false,
             false_claims: 0,
@@ -390,8 +395,10 @@ impl<D: Disk> Core<D> {
         self.peer.ping |= now.since(self.link.last_sent()) >= heartbeat;
         self.link.refill(now);
         let mut any = false;
+        let before = self.peer.block_frames;
         for _ in 0..FRAMES_PER_TURN {
-            if !self.send_frame(now, port) {
+            let blocks = self.peer.block_frames - before < BLOCK_FRAMES_PER_TURN as u64;
+            if !self.send_frame(now, port, blocks) {
                 break;
             }
             any = true;

@@ -5,7 +5,7 @@ use crate::disks::Work;
 use crate::shard::{CpDone, Reply};
 use crate::snapshot::CpCounters;
 use crate::volumes::disk_op;
-use ibid_driver::Disk;
+use ibid_driver::{Class, Disk};
 use ibid_engine::point::{ApplyOp, Prove};
 use ibid_units::{BLOCK_BYTES, CpId, Mutant, Nanos, SECTOR_BYTES, Span, VolumeId};
 use ibid_wire::Crc32c;
@@ -30,6 +30,12 @@ pub(super) enum CpPhase {
 }
 
 impl<D: Disk> Core<D> {
+    /// What consistency points have cost on the link.
+    pub(super) fn cp_link_bytes(&self) -> u64 {
+        let sent = self.port_counters.tx_bytes;
+        sent[Class::Cp as usize] + sent[Class::CatchUp as usize]
+    }
+
     pub(super) fn point_turn(&mut self, now: Nanos) -> bool {
         if now >= self.cp_due {
             self.cp_due = now.after(self.cp_interval);
@@ -305,7 +311,7 @@ impl<D: Disk> Core<D> {
                 taken: true,
                 chain: done.chain,
                 counters,
-                link_bytes: self.port_counters.tx_bytes[1] - link_bytes,
+                link_bytes: self.cp_link_bytes() - link_bytes,
                 took: now.since(began),
             };
             // Whoever asked may have given up; nothing depends on the answer.

@@ -26,8 +26,8 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// Composes and sends one frame; false when there is nothing to send or no room to send it.
-    pub(super) fn send_frame<P: Port>(&mut self, now: Nanos, port: &mut P) -> bool {
+    /// Composes and sends one frame; false when there is nothing to send or no room to send it. With `blocks`, it may be one of a CP's blocks.
+    pub(super) fn send_frame<P: Port>(&mut self, now: Nanos, port: &mut P, blocks: bool) -> bool {
         if self.peer.ping && self.link.has_room() {
             let ping =
                 Item { kind: ItemKind::Ping, segment: CpId::new(0), place: LogBlock::new(0) };
@@ -38,7 +38,7 @@ impl<D: Disk> Core<D> {
         if !self.link.may_send() || self.link.is_held_back() || self.mend.is_busy() {
             return false;
         }
-        let Some((first, again)) = self.next_item() else { return false };
+        let Some((first, again)) = self.next_item(blocks) else { return false };
         match first.kind {
             ItemKind::LogStructure | ItemKind::LogPage { .. } | ItemKind::CpBlock { .. } => {
                 self.send_spans(now, port, first, again)
@@ -49,15 +49,19 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    /// The next item, and whether it has been on the link before.
-    fn next_item(&mut self) -> Option<(Item, bool)> {
+    /// The next item, and whether it has been on the link before: what was lost, log batches, a CP's list; blocks only where nothing else is left.
+    fn next_item(&mut self, blocks: bool) -> Option<(Item, bool)> {
         if let Some(item) = self.next_log_item() {
             return Some(item);
         }
         if self.outgoing.is_empty() {
             self.load_batch();
         }
-        self.next_log_item().or_else(|| self.next_cp_item().map(|item| (item, false)))
+        let item = self.next_log_item().or_else(|| self.next_list_item().map(|item| (item, false)));
+        if item.is_some() || !blocks || !self.link.may_send_blocks() {
+            return item;
+        }
+        self.next_block_item().map(|item| (item, false))
     }
 
     /// The same, of what was lost and of the batch that is under way.
@@ -142,11 +146,9 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn next_cp_item(&mut self) -> Option<Item> {
-        let open = self.open?;
-        if self.peer_has_cp || !self.peer_is_noted() {
-            return None;
-        }
+    /// The next item of a CP's opening and list.
+    fn next_list_item(&mut self) -> Option<Item> {
+        let open = self.open.filter(|_| !self.peer_has_cp && self.peer_is_noted())?;
         let item = |kind, place: usize| Item {
             kind,
             segment: open.cp,
@@ -161,11 +163,21 @@ impl<D: Disk> Core<D> {
                 self.list_sent = Some(sent + self.records_per_frame());
                 Some(item(ItemKind::CpList, sent))
             }
-            Some(_) => {
-                let piece = self.frame.piece_sectors();
-                self.blocks.next_item(open.cp, &self.list, &self.apply, piece)
-            }
+            Some(_) => None,
         }
+    }
+
+    /// The next of its blocks: those that were lost first.
+    fn next_block_item(&mut self) -> Option<Item> {
+        if let Some(item) = self.link.pop_block_again() {
+            return Some(item);
+        }
+        let open = self.open.filter(|_| !self.peer_has_cp && self.peer_is_noted())?;
+        if self.list_sent.is_none_or(|sent| sent < self.list.len()) {
+            return None;
+        }
+        let piece = self.frame.piece_sectors();
+        self.blocks.next_item(open.cp, &self.list, &self.apply, piece)
     }
 
     fn records_per_frame(&self) -> usize {
@@ -262,8 +274,12 @@ impl<D: Disk> Core<D> {
 
     /// A frame of spans that begins with `first` and takes as many of its kind as fit.
     fn send_spans<P: Port>(&mut self, now: Nanos, port: &mut P, first: Item, again: bool) -> bool {
-        let is_block = matches!(first.kind, ItemKind::CpBlock { .. });
-        let class = if is_block { Class::Cp } else { Class::Log };
+        let is_block = first.is_block();
+        let class = match is_block {
+            true if self.is_brought(&first) => Class::CatchUp,
+            true => Class::Cp,
+            false => Class::Log,
+        };
         let mut items = [first; ITEMS_MAX];
         let mut count = 0;
         self.frame.clear();
@@ -302,15 +318,25 @@ impl<D: Disk> Core<D> {
                 break;
             }
             // Only one batch's items are mixed in a frame, so that the next batch can still grow.
-            next = self.next_log_item().or_else(|| {
-                if is_block { self.next_cp_item().map(|item| (item, false)) } else { None }
-            });
+            next = if is_block {
+                self.next_block_item().map(|item| (item, false))
+            } else {
+                self.next_log_item()
+            };
         }
         if count == 0 {
             // Everything looked at was out of date, or is to be mended first.
             return true;
         }
+        self.peer.block_frames += u64::from(is_block);
         self.finish(now, port, class, &items[..count])
+    }
+
+    /// Whether a block is one that a CP brings from the map.
+    fn is_brought(&self, item: &Item) -> bool {
+        let wanted = self.open.is_some_and(|open| open.cp == item.segment) && !self.peer_has_cp;
+        let payload = || self.apply.payload_at(&self.list, &self.catch_up, item.place.get());
+        wanted && matches!(payload(), Some(PayloadAt::Staging(_)))
     }
 
     /// Whether memory no longer holds what came of a page of the log (MEND-1).

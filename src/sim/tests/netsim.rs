@@ -3,10 +3,12 @@
 //! read. `IBID_SNAPSHOT=write cargo test -p ibid-sim --test netsim` writes it anew.
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is nothing else")]
 
+use ibid_runtime::SyncState;
 use ibid_sim::host::{Op, Request};
 use ibid_sim::net::NetFaults;
+use ibid_sim::random::Random;
 use ibid_sim::{DESTINATION, SOURCE, World, WorldConfig};
-use ibid_units::Nanos;
+use ibid_units::{Nanos, VolumeId};
 use std::fmt::Write as _;
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/netsim.snap");
@@ -22,6 +24,8 @@ const SECTORS: u64 = 32_768;
 const GOODPUT_MIN: f64 = 0.85;
 /// From the end of a blackout to the next acknowledgement.
 const RECOVERY_MAX: Nanos = Nanos::from_millis(1_000);
+/// Blocks that a new destination lacks.
+const CAUGHT_UP_BLOCKS: u64 = 16_384;
 /// Steps of the world after which a row has failed.
 const STEPS_MAX: u64 = 4_000_000;
 
@@ -47,7 +51,7 @@ struct Measured {
     text: String,
 }
 
-fn world(row: &Row) -> World {
+fn config(row: &Row) -> WorldConfig {
     let mut config = WorldConfig::calm(1);
     config.segments = 8;
     config.segment_blocks = 2048;
@@ -63,7 +67,11 @@ fn world(row: &Row) -> World {
         bottleneck: Some((RATE, row.queue)),
         ..row.faults
     };
-    let mut world = World::new(config);
+    config
+}
+
+fn world(row: &Row) -> World {
+    let mut world = World::new(config(row));
     world.connect();
     world.wait_connected();
     world
@@ -216,6 +224,52 @@ fn blackout(length: Nanos) -> Nanos {
     took
 }
 
+/// A destination that is new catches up with 64 MiB while a client writes 4 KiB, one write after the other, and afterwards: what the catch-up
+/// passed in MB/s, and the 50th and 99th hundredth of the writes' latency in microseconds, beside it and alone.
+fn catch_up() -> (f64, [[u64; 2]; 2]) {
+    let mut config = config(&CALM);
+    config.volumes = vec![(CAUGHT_UP_BLOCKS * 8, 4096)];
+    config.allocated = vec![(VolumeId::new(0), 0, CAUGHT_UP_BLOCKS)];
+    config.catch_up_blocks = 1024;
+    config.staging_blocks = 1024;
+    config.cp_interval = Nanos::from_millis(10_000);
+    let mut world = World::unborn(config);
+    world.preload(&mut Random::new(1));
+    world.start_source();
+    world.start_destination();
+    world.await_start();
+    world.connect();
+    world.run_until("catching up", |world| {
+        world.snapshot(SOURCE).sync == SyncState::CatchingUp && world.snapshot(SOURCE).log_open
+    });
+    let (began, before) = (world.now, world.snapshot(SOURCE).port.tx_bytes);
+    let mut latencies = [Vec::new(), Vec::new()];
+    let mut caught_up = None;
+    while latencies[1].len() < 300 {
+        let is_alone = world.snapshot(SOURCE).sync == SyncState::InSync;
+        if is_alone && caught_up.is_none() {
+            caught_up = Some((world.now, world.snapshot(SOURCE).port.tx_bytes));
+        }
+        let first = (latencies[0].len() + latencies[1].len()) as u64 * 8 % SECTORS;
+        let (write, data) = world.model.begin_write(0, first, 8, false);
+        let asked = world.now;
+        let op = Op::Write { data, in_capsule: true };
+        let done = world.command(1, Request::of((0, 4096), first, 8, op));
+        assert!(done.status.is_success(), "a write ends with {}", done.status);
+        world.model.end_write(write);
+        latencies[usize::from(is_alone)].push(world.now.since(asked).get() / 1000);
+    }
+    let (ended, after) = caught_up.expect("it caught up");
+    let sent: u64 = after.iter().zip(before).map(|(after, before)| after - before).sum();
+    let rate = sent as f64 * 1e3 / ended.since(began).get() as f64;
+    world.stop();
+    let hundredths = latencies.map(|mut all| {
+        all.sort_unstable();
+        [50, 99].map(|part| all[all.len() * part / 100])
+    });
+    (rate, hundredths)
+}
+
 /// Lines of one text that the other does not have in that place.
 fn difference(was: &str, is: &str) -> String {
     let (mut was, mut is) = (was.lines(), is.lines());
@@ -252,6 +306,18 @@ fn the_link_behaves_as_its_table_says() {
         assert!(took < RECOVERY_MAX, "{name} dark, and {took:?} more");
         writeln!(text, "{name:<28} {:>11.1}", took.get() as f64 / 1e6).unwrap();
     }
+    let (rate, [beside, alone]) = catch_up();
+    assert!(beside[1] <= 3 * alone[1], "{beside:?} us beside a catch-up, {alone:?} alone");
+    assert!(rate > 0.75 * RATE as f64 / 1e6, "a catch-up of {rate} MB/s");
+    writeln!(
+        text,
+        "\n{:<28} {:>9} {:>9} {:>9}",
+        "4 KiB writes, depth 1", "MB/s", "p50 us", "p99 us"
+    )
+    .unwrap();
+    writeln!(text, "{:<28} {:>9} {:>9} {:>9}", "alone", "", alone[0], alone[1]).unwrap();
+    writeln!(text, "{:<28} {rate:>9.1} {:>9} {:>9}", "beside a catch-up", beside[0], beside[1])
+        .unwrap();
     if std::env::var("IBID_SNAPSHOT").is_ok_and(|value| value == "write") {
         std::fs::write(SNAPSHOT, &text).unwrap();
         return;
