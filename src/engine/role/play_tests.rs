@@ -606,7 +606,8 @@ impl World {
                     | HelloRefusal::Geometry
                     | HelloRefusal::Volumes
                     | HelloRefusal::History
-                    | HelloRefusal::Failed => panic!("MEET-4: {refusal:?} {self:?}"),
+                    | HelloRefusal::Failed
+                    | HelloRefusal::Encryption => panic!("MEET-4: {refusal:?} {self:?}"),
                 };
                 return Some((meeting, follows));
             }

@@ -87,7 +87,8 @@ fn letter(source: &SourceStanding, mine: &DestinationStanding) -> char {
             | HelloRefusal::Epoch
             | HelloRefusal::Geometry
             | HelloRefusal::Volumes
-            | HelloRefusal::Failed,
+            | HelloRefusal::Failed
+            | HelloRefusal::Encryption,
         ) => '!',
     }
 }
