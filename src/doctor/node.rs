@@ -81,6 +81,9 @@ impl FileMeta {
     }
 }
 
+/// The key of the link's secret.
+const LINK_KEY: &str = "link.key";
+
 /// The files with secrets that a configuration names.
 pub(crate) fn secret_files(root: &Root, config: &Config) -> Vec<SecretFile> {
     let file = |key: String, path: &Path| SecretFile {
@@ -89,6 +92,10 @@ pub(crate) fn secret_files(root: &Root, config: &Config) -> Vec<SecretFile> {
         meta: FileMeta::gather(&root.path(path)),
     };
     let mut files = Vec::new();
+    // Without one systemd hands it over, at the start and to nobody else.
+    if let Some(path) = &config.link.key {
+        files.push(file(LINK_KEY.to_owned(), path));
+    }
     for (place, host) in config.auth.hosts.iter().enumerate() {
         files.push(file(format!("host[{place}].secret"), &host.secret));
         if let Some(path) = &host.controller_secret {
@@ -151,7 +158,11 @@ pub(crate) fn secrets(files: &[SecretFile], user: &Seen<u32>) -> Check {
         match &file.meta {
             Err(Unseen::Absent) => {
                 wrong.push(format!("{key} = {path} is not there"));
-                mend.push(format!("umask 077 && nvme gen-dhchap-key > {path}   # apt-get install -y nvme-cli; the host needs the same"));
+                mend.push(if key == LINK_KEY {
+                    format!("ibid keygen {path}   # on one node, and the same file to the other")
+                } else {
+                    format!("umask 077 && nvme gen-dhchap-key > {path}   # apt-get install -y nvme-cli; the host needs the same")
+                });
             }
             Err(unseen) => return SECRETS.unseen(unseen, [format!("ls -l {path}")]),
             Ok(meta) => {
@@ -358,6 +369,9 @@ pub(crate) mod tests {
             assert_eq!(check.verdict, Fail, "{said}");
             assert!(said.contains(told), "{said}");
         }
+        let link =
+            SecretFile { key: LINK_KEY.to_owned(), meta: Err(Unseen::Absent), ..of(true, 0, 0) };
+        assert!(secrets(&[link], &node).mend[0].starts_with("ibid keygen /etc/ibid/host.key"));
         let hidden = Err(Unseen::Refused { path: "/etc/ibid".into(), says: "no".into() });
         let check = secrets(&[SecretFile { meta: hidden, ..of(true, 0, 0) }], &node);
         assert_eq!((check.verdict, check.seen), (Warn, false));

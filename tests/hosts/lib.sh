@@ -104,7 +104,7 @@ configure() {
     local role=$1 own=$work/nodes/$1 local_end=192.0.2.1:4791 peer_end=192.0.2.2:4791
     [[ $role == source ]] || { local_end=192.0.2.2:4791 peer_end=192.0.2.1:4791; }
     mkdir -p "$own"
-    [[ -e $work/nodes/link.key ]] || "$IBID" keygen "$work/nodes/link.key"
+    [[ -e $work/nodes/link.key ]] || "$ibid" keygen "$work/nodes/link.key"
     cat >"$own/node.toml" <<END
 [node]
 name = "$role"

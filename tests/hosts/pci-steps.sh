@@ -27,6 +27,7 @@ in_sync() { ibid status --json --config $NODES/source/node.toml 2>/dev/null | gr
 configure() {
     role=$1 end=$2 own=$((1 + end)) other=$((2 - end))
     mkdir -p $NODES/"$role"
+    [ -e $NODES/link.key ] || ibid keygen $NODES/link.key
     cat >$NODES/"$role"/node.toml <<END
 [node]
 name = "$role"
@@ -45,6 +46,7 @@ address = "$(address "$end")"
 local = "192.0.2.$own:4791"
 peer = "192.0.2.$other:4791"
 mtu = $MTU
+key = "$NODES/link.key"
 [target]
 listen = "127.0.0.1:$((4420 + end))"
 hosts = "any"
