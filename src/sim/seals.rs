@@ -75,6 +75,10 @@ impl Seals {
                 assert!(fresh, "SEC-4: a hello was answered that is older than its destination");
                 if let Some(event) = verdict(plain) {
                     self.answers.insert(hello, event);
+                    // A hello that was said anew in its session gives that other keys, and they have counters of their own.
+                    if is_taken(event) {
+                        self.counters[side] = None;
+                    }
                 }
             }
             (FrameKind::Hello | FrameKind::HelloAnswer | FrameKind::Cookie, _) => {}
@@ -119,6 +123,14 @@ impl Seals {
         let header = Envelope::parse(sealed).ok()?.header;
         self.answers.get(&(header.session, header.number.get())).copied()
     }
+}
+
+/// Whether a hello that was answered so has a session.
+fn is_taken(event: Event) -> bool {
+    matches!(
+        event,
+        Event::Continues | Event::Fetches | Event::Salvages | Event::RollsBack | Event::Adopts
+    )
 }
 
 fn verdict(plain: &[u8]) -> Option<Event> {
