@@ -2,11 +2,16 @@
 //! Takes the place of the global allocator of a test binary; gives the count of allocations a thread made while it was
 //! armed, or stops the process at the first. Not for production: it costs a thread-local load per allocation.
 //!
-//! ```ignore
+//! ```
+//! use ibid_driver::no_alloc::{RefusingAllocator, counted};
+//!
 //! #[global_allocator]
 //! static ALLOCATOR: RefusingAllocator = RefusingAllocator;
-//! let (_, allocations) = counted(|| shard.turn());
-//! assert_eq!(allocations, 0);
+//!
+//! fn main() {
+//!     let (turns, allocations) = counted(|| Box::new(1));
+//!     assert_eq!((*turns, allocations), (1, 1));
+//! }
 //! ```
 
 use std::alloc::{GlobalAlloc, Layout, System};
