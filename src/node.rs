@@ -19,9 +19,7 @@ use ibid_control::rpc::{Handler, Refused, Server, Timeouts};
 use ibid_control::status::{
     CpReport, Histograms, RecoveryStatus, Status, VerifyReport, VerifyRequest,
 };
-use ibid_dpdk::{
-    Eal, EalConfig, EalMemory, LinkConfig, LinkFacts, LinkPort, SpanMode, UdpChecksum,
-};
+use ibid_dpdk::{Eal, EalConfig, EalMemory, LinkConfig, LinkFacts, LinkPort, UdpChecksum};
 use ibid_driver::idle::{IdleMode, pin_to};
 use ibid_driver::{
     ACCEPTS_MAX, Arena, Capture, Disk as _, DiskFile, FaultyPort, HugeReserve, LinkFaultCounts,
@@ -422,21 +420,13 @@ fn open_port(
 
 /// What the link's device does and what the CPU does for it.
 fn facts(facts: &LinkFacts) -> String {
-    let payload = match (facts.from_arena, facts.segments_max) {
-        (true, Some(most)) => format!("sent from log memory, in frames of at most {most} pieces"),
-        (true, None) => "sent from log memory".to_owned(),
-        (false, _) => "copied to be sent".to_owned(),
-    };
     let made = match facts.tx_checksum {
         UdpChecksum::None => "not sent",
         UdpChecksum::Device => "made by the device",
         UdpChecksum::Software => "made by the CPU",
     };
     let checked = if facts.rx_checksum_by_device { "the device" } else { "the CPU" };
-    format!(
-        "{}: payload is {payload}; UDP checksums are {made} and checked by {checked}",
-        facts.driver
-    )
+    format!("{}: UDP checksums are {made} and checked by {checked}", facts.driver)
 }
 
 /// The link's device as the configuration has it, for an error message.
@@ -472,7 +462,6 @@ fn link_config(config: &Config) -> LinkConfig {
         vlan: config.link.vlan,
         peer_mac: config.link.peer_mac,
         mtu: config.link.mtu,
-        spans: SpanMode::Auto,
     }
 }
 

@@ -50,16 +50,6 @@ pub enum MemifRole {
     Client,
 }
 
-/// How spans of the arena reach the device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SpanMode {
-    /// As external buffers where the device takes chained ones, copied where it doesn't.
-    #[default]
-    Auto,
-    /// Always copied; for comparison.
-    Copy,
-}
-
 /// A link port's configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkConfig {
@@ -77,8 +67,6 @@ pub struct LinkConfig {
     pub peer_mac: Option<[u8; 6]>,
     /// Largest IP packet, [`MTU_MIN`] to [`MTU_MAX`]. Both ends must agree, and all between them carry it.
     pub mtu: u16,
-    /// How payload reaches the device.
-    pub spans: SpanMode,
 }
 
 /// A device as DPDK takes it.
@@ -246,7 +234,6 @@ mod tests {
             vlan: None,
             peer_mac: None,
             mtu,
-            spans: SpanMode::Auto,
         }
     }
 

@@ -14,12 +14,6 @@ use crate::pool::Pool;
 /// What a device can do, asked once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Abilities {
-    /// Transmits chains of segments.
-    pub(crate) chains: bool,
-    /// Reads memory that is not DPDK's own.
-    pub(crate) foreign: bool,
-    /// Segments of a frame at most; devices that name no bound have none.
-    pub(crate) segments_max: usize,
     /// The largest IP packet it can be told to carry. Virtual devices don't say what they really carry.
     pub(crate) mtu_max: u16,
     /// Makes the UDP checksum of what it sends.
@@ -30,23 +24,12 @@ pub(crate) struct Abilities {
 
 impl Abilities {
     /// Of a device that says nothing about itself.
-    pub(crate) const NONE: Abilities = Abilities {
-        chains: false,
-        foreign: false,
-        segments_max: 1,
-        mtu_max: 0,
-        tx_udp: false,
-        rx_udp: false,
-    };
+    pub(crate) const NONE: Abilities = Abilities { mtu_max: 0, tx_udp: false, rx_udp: false };
 
-    /// What a driver of this name says: flags of what it can offload in either direction, and the most segments of a frame, 0 for
-    /// "no bound".
-    fn of(driver: &[u8], tx: u64, rx: u64, segments_max: u16, mtu_max: u16) -> Abilities {
+    /// What a driver says: flags of what it can offload in either direction.
+    fn of(tx: u64, rx: u64, mtu_max: u16) -> Abilities {
         let can = |capabilities: u64, flag: u32| capabilities & u64::from(flag) != 0;
         Abilities {
-            chains: can(tx, sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS),
-            foreign: !OWN_MEMORY_ONLY.contains(&driver),
-            segments_max: if segments_max == 0 { usize::MAX } else { segments_max.into() },
             mtu_max,
             tx_udp: can(tx, sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
             rx_udp: can(rx, sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM),
@@ -113,9 +96,7 @@ impl Device {
             // SAFETY: not null, and a driver's name is a C string that stays as long as the driver is loaded.
             unsafe { CStr::from_ptr(found.driver_name) }
         };
-        let (tx, rx) = (found.tx_offload_capa, found.rx_offload_capa);
-        let abilities =
-            Abilities::of(driver.to_bytes(), tx, rx, found.tx_desc_lim.nb_seg_max, found.max_mtu);
+        let abilities = Abilities::of(found.tx_offload_capa, found.rx_offload_capa, found.max_mtu);
         Ok((abilities, driver.to_string_lossy().into_owned()))
     }
 
@@ -127,13 +108,8 @@ impl Device {
         // SAFETY: rte_eth_conf is numbers and pointers that may be null; all zeroes is "the defaults".
         let mut wanted: sys::rte_eth_conf = unsafe { std::mem::zeroed() };
         // What a device was not asked for it does not do.
-        for (can, flag) in [
-            (self.abilities.chains, sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS),
-            (self.abilities.tx_udp, sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM),
-        ] {
-            if can {
-                wanted.txmode.offloads |= u64::from(flag);
-            }
+        if self.abilities.tx_udp {
+            wanted.txmode.offloads = u64::from(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM);
         }
         if self.abilities.rx_udp {
             wanted.rxmode.offloads = u64::from(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM);
@@ -266,7 +242,7 @@ impl Device {
     /// Gives frames to the device; how many it took, from the front. Those are its own from then on.
     ///
     /// # Safety
-    /// `frames` are well-formed chains of buffers that the caller owns.
+    /// `frames` are well-formed buffers that the caller owns.
     #[inline]
     pub(crate) unsafe fn transmit(&mut self, frames: &mut [Mbuf]) -> usize {
         if !self.started {
@@ -298,9 +274,6 @@ fn remove(bus: Bus, name: &CStr) {
 }
 
 const VDEV: &CStr = c"vdev";
-/// Drivers that can't send from memory which is not DPDK's, and don't say so: vhost's side of a virtio-user port maps what DPDK has
-/// taken itself, and no other (`rte_extmem_register` is left out of the table that it is given).
-const OWN_MEMORY_ONLY: [&[u8]; 1] = [b"net_virtio_user"];
 /// Wished ring size of a queue; a device fits it to its limits.
 const DESCRIPTORS: u16 = 512;
 
@@ -308,31 +281,20 @@ const DESCRIPTORS: u16 = 512;
 mod tests {
     use super::*;
 
-    const ALL: u64 = u64::MAX;
-
     #[test]
     fn nothing_is_used_that_a_driver_does_not_say_it_has() {
-        let silent = Abilities::of(b"net_none", 0, 0, 0, 0);
-        assert!(!silent.chains && !silent.tx_udp && !silent.rx_udp);
-        assert_eq!(silent.segments_max, usize::MAX, "no bound is no bound");
-        let able = Abilities::of(b"net_all", ALL, ALL, 8, 0);
-        assert!(able.chains && able.foreign && able.tx_udp && able.rx_udp);
-        assert_eq!(able.segments_max, 8);
+        let silent = Abilities::of(0, 0, 0);
+        assert!(!silent.tx_udp && !silent.rx_udp);
+        let able = Abilities::of(u64::MAX, u64::MAX, 9000);
+        assert!(able.tx_udp && able.rx_udp);
+        assert_eq!(able.mtu_max, 9000);
     }
 
     #[test]
     fn each_ability_is_a_flag_of_its_own_direction() {
-        let udp = u64::from(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM);
-        let tx = Abilities::of(b"x", udp, 0, 0, 0);
-        assert!(tx.tx_udp && !tx.rx_udp && !tx.chains);
-        let rx = Abilities::of(b"x", 0, u64::from(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM), 0, 0);
+        let tx = Abilities::of(u64::from(sys::RTE_ETH_TX_OFFLOAD_UDP_CKSUM), 0, 0);
+        assert!(tx.tx_udp && !tx.rx_udp);
+        let rx = Abilities::of(0, u64::from(sys::RTE_ETH_RX_OFFLOAD_UDP_CKSUM), 0);
         assert!(rx.rx_udp && !rx.tx_udp);
-        let chains = Abilities::of(b"x", u64::from(sys::RTE_ETH_TX_OFFLOAD_MULTI_SEGS), 0, 0, 0);
-        assert!(chains.chains && !chains.tx_udp);
-    }
-
-    #[test]
-    fn a_driver_that_reads_only_dpdks_memory_is_given_copies_whatever_it_says() {
-        assert!(!Abilities::of(b"net_virtio_user", ALL, ALL, 0, 0).foreign);
     }
 }

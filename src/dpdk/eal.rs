@@ -9,12 +9,11 @@
 use std::ffi::{CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use ibid_dpdk_sys as sys;
-use ibid_driver::Arena;
 
-use crate::error::{EalError, PortError};
+use crate::error::EalError;
 use crate::hugepages;
 
 /// How to start the EAL.
@@ -80,20 +79,11 @@ pub enum EalWarning {
 /// The running EAL. Clones are handles to the same one; when the last is dropped, DPDK is cleaned up.
 #[derive(Clone)]
 pub struct Eal {
-    inner: Arc<Inner>,
+    _inner: Arc<Inner>,
 }
 
-struct Inner {
-    /// Arenas that DPDK knows, with the number of ports that use each.
-    arenas: Mutex<Vec<Known>>,
-}
-
-#[derive(Clone, Copy)]
-struct Known {
-    base: usize,
-    len: usize,
-    users: usize,
-}
+/// DPDK, running.
+struct Inner;
 
 static STARTED: AtomicBool = AtomicBool::new(false);
 static LOG: OnceLock<fn(&str)> = OnceLock::new();
@@ -145,7 +135,7 @@ impl Eal {
             }
             _ => None,
         };
-        Ok((Eal { inner: Arc::new(Inner { arenas: Mutex::new(Vec::new()) }) }, warning))
+        Ok((Eal { _inner: Arc::new(Inner) }, warning))
     }
 
     /// Makes the calling thread an lcore until what is returned is dropped. Ports work without it; with it, freeing a packet
@@ -156,51 +146,6 @@ impl Eal {
             return Err(EalError::Register(errno()));
         }
         Ok(RegisteredThread { _eal: self.clone(), _here: PhantomData })
-    }
-
-    /// Makes an arena known to DPDK, so that buffers in it may be handed to devices. Known to DPDK until [`Eal::forget`].
-    pub(crate) fn register(&self, arena: &Arena) -> Result<(), PortError> {
-        let (base, len) = (arena.base() as usize, arena.len());
-        let mut arenas = self.inner.arenas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = arenas.iter_mut().find(|known| known.base == base) {
-            known.users += 1;
-            return Ok(());
-        }
-        // With IOVA = VA a "page" is only the grain of DPDK's table; the arena is aligned to 2 MiB and a multiple of it,
-        // whatever its real pages are, so the table stays small.
-        // SAFETY: wants memory that stays mapped until it is unregistered, aligned to the page size: the port keeps the
-        // arena in an `Arc` and calls `forget` first; alignment is the arena's own contract.
-        let code = unsafe {
-            sys::rte_extmem_register(
-                arena.base().cast(),
-                len,
-                std::ptr::null_mut(),
-                0,
-                REGISTERED_PAGE_BYTES,
-            )
-        };
-        if code != 0 {
-            return Err(PortError::Memory(errno()));
-        }
-        arenas.push(Known { base, len, users: 1 });
-        Ok(())
-    }
-
-    /// Undoes one [`Eal::register`].
-    pub(crate) fn forget(&self, arena: &Arena) {
-        let base = arena.base() as usize;
-        let mut arenas = self.inner.arenas.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = arenas.iter().position(|known| known.base == base) else {
-            return;
-        };
-        arenas[at].users -= 1;
-        if arenas[at].users == 0 {
-            let known = arenas.swap_remove(at);
-            // SAFETY: wants the address and length of an earlier registration; both come from the list of those.
-            let code =
-                unsafe { sys::rte_extmem_unregister(known.base as *mut libc::c_void, known.len) };
-            debug_assert_eq!(code, 0, "DPDK knew the arena");
-        }
     }
 }
 
@@ -311,8 +256,6 @@ unsafe extern "C" fn log_line(text: *const c_char, len: usize) {
     }
 }
 
-/// Grain of the arena in DPDK's table of memory: what the arena is aligned to.
-const REGISTERED_PAGE_BYTES: usize = 2 << 20;
 /// CPUs that Debian's DPDK is built for (RTE_MAX_LCORE).
 const LCORES_MAX: usize = 128;
 

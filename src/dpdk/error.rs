@@ -102,9 +102,6 @@ pub enum PortError {
     /// The device did not start.
     #[error("the device did not start: {}", io::Error::from_raw_os_error(*.0))]
     Start(i32),
-    /// The arena could not be made known to DPDK.
-    #[error("DPDK did not register the log memory: {}", io::Error::from_raw_os_error(*.0))]
-    Memory(i32),
     /// The gate could not be put into DPDK's interrupt thread.
     #[error("DPDK's interrupt thread took no callback: {}", io::Error::from_raw_os_error(*.0))]
     Gate(i32),

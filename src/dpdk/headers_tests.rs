@@ -44,9 +44,7 @@ fn frame(us: Ends, datagram: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; template.len()];
     template.write(datagram.len(), &mut frame);
     if checksum == UdpChecksum::Software {
-        let mut sum = Sum::default();
-        sum.add(datagram);
-        template.finish(sum, &mut frame);
+        template.finish(datagram, &mut frame);
     }
     frame.extend_from_slice(datagram);
     frame

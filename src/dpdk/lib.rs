@@ -1,7 +1,7 @@
 //! DPDK as a link device: the EAL, started once, and [`LinkPort`], which sends and receives the link's datagrams.
 //! Takes a device, two UDP addresses and the arena; implements [`ibid_driver::Port`] on queue 0 of one ethdev.
-//! Spans of the arena go to the device as external buffers: nothing here copies payload unless the device leaves no choice,
-//! and then it is counted. Knows nothing of what the datagrams mean; reliability and integrity are the link's (engine).
+//! Payload is copied once, from the arena into the frame, where it is sealed; and counted.
+//! Knows nothing of what the datagrams mean; reliability and integrity are the link's (engine).
 //!
 //! Rooms: `eal` (start, end, threads), `gate` (keeps DPDK's interrupt thread away from bursts), `config` (which device, with
 //! what arguments), `device` (one ethdev), `pool` and `mbuf` (buffers), `frames` (what is sent) and
@@ -28,7 +28,7 @@ mod socket;
 mod sum;
 mod template;
 
-pub use config::{LinkConfig, LinkDevice, MTU_MAX, MTU_MIN, MTU_MIN_V6, MemifRole, SpanMode};
+pub use config::{LinkConfig, LinkDevice, MTU_MAX, MTU_MIN, MTU_MIN_V6, MemifRole};
 pub use eal::{Eal, EalConfig, EalMemory, EalWarning, RegisteredThread};
 pub use error::{EalError, PortError};
 pub use headers::{Dropped, FRAME_HEADERS_BYTES_MAX};

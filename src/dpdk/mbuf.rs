@@ -1,9 +1,7 @@
 //! The fields of DPDK's packet buffers, read and written from Rust: one foreign call per burst, none per packet.
 //! Takes pointers that a pool or a burst gave; gives slices. Owns nothing: who frees what is `pool`'s and `port`'s.
 
-use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use ibid_dpdk_sys as sys;
 
@@ -80,56 +78,6 @@ pub(crate) unsafe fn fill(mbuf: Mbuf, len: usize, fill: impl FnOnce(&mut [u8])) 
     fill(unsafe { std::slice::from_raw_parts_mut(start, len) });
     buffer.data_len = len as u16; // below buf_len, which is a u16
     buffer.pkt_len = len as u32;
-}
-
-/// Appends a run of foreign memory to the chain that begins at `head` and ends at `last`, as an external buffer.
-/// What `rte_pktmbuf_attach_extbuf` and `rte_pktmbuf_chain` do, without the two calls for each segment.
-///
-/// # Safety
-/// `segment` comes fresh from a pool; `last` is the last segment of `head`; both exclusive. `address` has `len` readable
-/// bytes, mapped at the same address for devices, until `shared`'s count falls again; `shared` outlives that.
-#[inline]
-pub(crate) unsafe fn chain_external(
-    head: Mbuf,
-    last: Mbuf,
-    segment: Mbuf,
-    address: *mut u8,
-    len: u16,
-    shared: *mut sys::rte_mbuf_ext_shared_info,
-) {
-    // SAFETY: the caller's contract: alive and exclusive.
-    let fields = unsafe { &mut *segment };
-    fields.buf_addr = address.cast::<c_void>();
-    fields.buf_iova = address as u64; // IOVA = VA, see `eal`
-    fields.buf_len = len;
-    fields.data_off = 0;
-    fields.data_len = len;
-    fields.ol_flags |= sys::RTE_MBUF_F_EXTERNAL;
-    fields.shinfo = shared;
-    // SAFETY: `shared` is alive by the contract, and its count is only touched atomically (DPDK does so too).
-    unsafe { count(shared) }.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the caller's contract: `last` is alive and ours.
-    unsafe { (*last).next = segment };
-    // SAFETY: the caller's contract: `head` is alive and ours.
-    let head = unsafe { &mut *head };
-    head.nb_segs += 1;
-    head.pkt_len += u32::from(len);
-}
-
-/// How many holders an external memory's shared count has.
-///
-/// # Safety
-/// `shared` is alive.
-pub(crate) unsafe fn holders(shared: *mut sys::rte_mbuf_ext_shared_info) -> u16 {
-    // SAFETY: alive by the contract.
-    unsafe { count(shared) }.load(Ordering::Acquire)
-}
-
-/// # Safety
-/// `shared` is alive for the lifetime that the caller chooses.
-unsafe fn count<'a>(shared: *mut sys::rte_mbuf_ext_shared_info) -> &'a AtomicU16 {
-    // SAFETY: alive and aligned by the contract; all access to the field is atomic once the first segment exists.
-    unsafe { AtomicU16::from_ptr(&raw mut (*shared).refcnt) }
 }
 
 /// The bytes of a received frame: as they lie where it is in one segment, put together in `scratch` where not.
@@ -252,29 +200,5 @@ mod tests {
     fn a_chain_that_does_not_fit_or_contradicts_itself_is_refused() {
         assert_eq!(show(&[b"one ", b"two"], 7, 6), None, "no room");
         assert_eq!(show(&[b"one ", b"two"], 8, 20), None, "shorter than it says");
-    }
-
-    #[test]
-    fn an_external_segment_is_counted_and_lengthens_the_frame() {
-        let mut pieces = [b"..head".to_vec(), b"..".to_vec()];
-        let mut chain = chain(&mut pieces, 4);
-        let (head, segment) = (&raw mut *chain[0], &raw mut *chain[1]);
-        chain[0].nb_segs = 1;
-        let mut payload = *b"payload";
-        let mut shared = sys::rte_mbuf_ext_shared_info { refcnt: 1, ..Default::default() };
-        // SAFETY: both buffers and the shared count live to the end of this function, and nobody else has them.
-        unsafe { chain_external(head, head, segment, payload.as_mut_ptr(), 7, &raw mut shared) };
-        // SAFETY: as above.
-        let counted = unsafe { (holders(&raw mut shared), frame_bytes(head)) };
-        assert_eq!(counted, (2, 11));
-        assert_eq!(chain[0].nb_segs, 2);
-        assert_ne!(chain[1].ol_flags & sys::RTE_MBUF_F_EXTERNAL, 0);
-        let mut scratch = [0; 11];
-        // SAFETY: as above.
-        let found = unsafe { bytes(head, &mut scratch) };
-        assert_eq!(
-            found.map(|(bytes, copied)| (&*bytes, copied)),
-            Some((&b"headpayload"[..], true))
-        );
     }
 }

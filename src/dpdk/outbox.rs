@@ -70,7 +70,7 @@ impl Outbox {
         // Bounded: every round but the last takes at least one of at most PENDING_FRAMES.
         while self.first < self.end {
             let burst = self.end.min(self.first + BURST_FRAMES);
-            // SAFETY: what waits are chains that `frames` built, ours until the device takes them (PORT-2).
+            // SAFETY: what waits are frames that `frames` built, ours until the device takes them (PORT-2).
             let sent = unsafe { device.transmit(&mut self.mbufs[self.first..burst]) };
             for note in &self.notes[self.first..self.first + sent] {
                 counters.tx_frames += 1;

@@ -4,19 +4,19 @@
 //!
 //! PORT-1  Memory is taken in [`LinkPort::open`]: pools, the queue of pending frames, the stash. Not after.
 //! PORT-2  A buffer is in exactly one place: pool, stash, outbox, or the device.
-//! PORT-3  The arena outlives every external buffer: the device is closed and the queue freed before the `Arc` goes.
+//! PORT-3  Buffers come back before their pools go: the device is closed and the queue freed first.
 
 use std::sync::Arc;
 
 use ibid_driver::{Arena, Class, Clock, Port, PortBusy, PortCounters, Seal};
 use ibid_units::{Nanos, Span};
 
-use crate::config::{LinkConfig, LinkDevice, MemifRole, SpanMode};
+use crate::config::{LinkConfig, LinkDevice, MemifRole};
 use crate::device::{Abilities, Device};
 use crate::eal::Eal;
 use crate::error::PortError;
 use crate::ethernet;
-use crate::frames::{Frames, SPANS_MAX};
+use crate::frames::Frames;
 use crate::gate::{Gate, Inside};
 use crate::headers::{self, Dropped, Ends, Seen};
 use crate::mbuf::{self, Mbuf};
@@ -54,8 +54,6 @@ pub struct LinkDetails {
     pub link_ups: u64,
     /// Attempts to start the device.
     pub starts: u64,
-    /// Segments of the arena that the device or the outbox holds right now.
-    pub spans_held: u64,
 }
 
 /// What a port makes use of, decided once at start.
@@ -63,10 +61,6 @@ pub struct LinkDetails {
 pub struct LinkFacts {
     /// Name of DPDK's driver.
     pub driver: String,
-    /// Payload is sent from the arena, without a copy of ours.
-    pub from_arena: bool,
-    /// Segments of a frame at most, where the device has a bound.
-    pub segments_max: Option<usize>,
     /// Who makes the UDP checksum of what is sent.
     pub tx_checksum: UdpChecksum,
     /// The device looks at the UDP checksum of what is received; what it doesn't call right is summed by the CPU.
@@ -101,6 +95,7 @@ pub struct LinkPort<C: Clock> {
     // Dropped after the device, which `drop` takes first (PORT-3).
     _receive: Pool,
     frames: Frames,
+    _eal: Eal,
 }
 
 impl<C: Clock> LinkPort<C> {
@@ -136,19 +131,13 @@ impl<C: Clock> LinkPort<C> {
         let mut device = Device::probe(eal, &arguments)?;
         let v6 = config.local.is_ipv6();
         let found = device.abilities();
-        // The IOMMU lets a NIC see DPDK's own memory; the arena is not mapped for it.
-        let copies = config.spans == SpanMode::Copy || matches!(config.device, LinkDevice::Pci(_));
-        let abilities = Abilities {
-            chains: found.chains && !copies,
-            // Over IPv4 none is sent.
-            tx_udp: found.tx_udp && v6,
-            ..found
-        };
+        // Over IPv4 none is sent.
+        let abilities = Abilities { tx_udp: found.tx_udp && v6, ..found };
         device.use_only(abilities);
         let numa = device.numa_socket();
         let frame = config.frame_bytes_max();
         receive = Pool::new(config.receive_buffers(), config.room_bytes(), numa)?;
-        frames = Frames::new(eal, arena, abilities, frame, numa)?;
+        frames = Frames::new(arena, frame, numa)?;
         device.configure(&receive, config.mtu)?;
         let ends = Ends {
             local_mac: device.mac()?,
@@ -159,8 +148,6 @@ impl<C: Clock> LinkPort<C> {
         };
         let facts = LinkFacts {
             driver: device.driver().to_owned(),
-            from_arena: frames.external(),
-            segments_max: (abilities.segments_max != usize::MAX).then_some(abilities.segments_max),
             tx_checksum: match (v6, abilities.tx_udp) {
                 (false, _) => UdpChecksum::None,
                 (true, true) => UdpChecksum::Device,
@@ -201,6 +188,7 @@ impl<C: Clock> LinkPort<C> {
             gate,
             _receive: receive,
             frames,
+            _eal: eal.clone(),
         };
         let now = port.clock.now();
         let started = port.device.as_ref().is_some_and(Device::started);
@@ -232,14 +220,9 @@ impl<C: Clock> LinkPort<C> {
         &self.facts
     }
 
-    /// Whether payload is sent from the arena without a copy of ours.
-    pub fn sends_from_arena(&self) -> bool {
-        self.frames.external()
-    }
-
     /// What was counted beside the [`PortCounters`].
     pub fn details(&self) -> LinkDetails {
-        LinkDetails { spans_held: self.frames.spans_held(), ..self.details }
+        self.details
     }
 
     /// Keeps DPDK's interrupt thread out of the driver, or `None` where it is in it now. Devices without a gate have no driver
@@ -417,7 +400,6 @@ impl<C: Clock> Port for LinkPort<C> {
             head.len() + payload <= self.datagram_bytes_max,
             "a datagram is larger than a frame"
         );
-        assert!(spans.len() <= SPANS_MAX, "a frame has more spans than a stash of buffers");
         if self.state != LinkState::Up {
             return self.busy();
         }
@@ -430,10 +412,10 @@ impl<C: Clock> Port for LinkPort<C> {
         let Some(template) = &self.template else {
             return self.busy();
         };
-        let copied = &mut self.counters.tx_copied_bytes;
-        let Some(mbuf) = self.frames.build(template, head, spans, payload, seal, copied) else {
+        let Some(mbuf) = self.frames.build(template, head, spans, payload, seal) else {
             return self.busy();
         };
+        self.counters.tx_copied_bytes += payload as u64;
         self.outbox.push(mbuf, class);
         if self.outbox.len() >= BURST_FRAMES {
             self.flush();
@@ -497,7 +479,6 @@ impl<C: Clock> Drop for LinkPort<C> {
             // The driver removes it as well; whoever is second finds nothing.
             let _gone = std::fs::remove_file(path);
         }
-        debug_assert_eq!(self.details().spans_held, 0, "PORT-3: the device kept a buffer");
     }
 }
 

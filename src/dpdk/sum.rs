@@ -30,11 +30,6 @@ impl Sum {
         self.odd ^= bytes.len() % 2 == 1;
     }
 
-    /// Ends a run of pieces: what follows begins a word.
-    pub(crate) fn end(&mut self) {
-        self.odd = false;
-    }
-
     /// Adds a word.
     pub(crate) fn word(&mut self, word: u16) {
         self.total += u64::from(word);

@@ -1,9 +1,9 @@
 //! The headers of what is sent to the peer: made once when its Ethernet address is known, and but for lengths and checksums the same in
 //! every frame. Takes the ends of the link and who sums; writes the bytes before a datagram.
 //!
-//! The UDP checksum. Over IPv4 it is sent as 0, "none", which RFC 768 allows: the link covers header and payload with its own checksums
-//! from end to end, and a second one over the same bytes would make the CPU read payload that it never touches otherwise. Over IPv6 it
-//! is sent (RFC 8200 section 8.1), by the device where that can, else by the CPU (docs/decisions/0017).
+//! The UDP checksum. Over IPv4 it is sent as 0, "none", which RFC 768 allows: the link covers header and payload with its own from end to
+//! end, and a second one over the same bytes would find nothing more. Over IPv6 it is sent (RFC 8200 section 8.1), by the device where
+//! that can, else by the CPU (docs/decisions/0017).
 
 use std::net::IpAddr;
 
@@ -127,16 +127,15 @@ impl Template {
         }
     }
 
-    /// Writes the UDP checksum into headers that [`Template::write`] has written, from the sum of the datagram.
+    /// Writes the UDP checksum of a datagram into headers that [`Template::write`] has written.
     #[inline]
-    pub(crate) fn finish(&self, datagram: Sum, out: &mut [u8]) {
-        let mut sum = datagram;
-        sum.end();
-        sum.word(self.pseudo.folded());
+    pub(crate) fn finish(&self, datagram: &[u8], out: &mut [u8]) {
+        let mut sum = self.pseudo;
         let udp = &out[self.udp..][..UDP_BYTES];
         // The length stands in the pseudo header and in the packet.
         sum.word(u16::from_be_bytes([udp[4], udp[5]]));
         sum.add(&udp[..6]);
+        sum.add(datagram);
         let checksum = !sum.folded();
         // 0 would say that there is none (RFC 768); all ones is the same number.
         put(out, self.udp + 6, if checksum == 0 { 0xffff } else { checksum });

@@ -1,9 +1,9 @@
 //! The one piece of memory that all payload of a node lies in: log pages, read buffers, receive buffers.
 //! Takes a length at start; gives bounds-checked access by [`Span`], and one base address for whatever moves bytes
-//! without the CPU (io_uring's registered buffers, DPDK's external buffers, `readv` into a span).
+//! without the CPU (io_uring's registered buffers, `readv` into a span).
 //! Not an allocator: who owns which span is decided by the engine. Where the memory comes from is in `memory`.
 //!
-//! ARENA-1  Who hands a span to a device or the kernel (`Disk::submit`, `Port::send`) doesn't touch its bytes until the
+//! ARENA-1  Who hands a span to a device or the kernel (`Disk::submit`) doesn't touch its bytes until the
 //!          completion: neither looks at them while they are being read into, nor changes them while they are being
 //!          sent. Hardware can't be borrow-checked; the engine keeps this by page ownership.
 //! ARENA-2  Within the program, either any number of [`Bytes`] exist, or one writer: a `RefCell` over the whole arena.

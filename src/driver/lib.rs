@@ -66,8 +66,7 @@ pub struct PortCounters {
     pub rx_bytes: u64,
     /// Frames that arrived but were not for us, or were malformed below the link layer.
     pub rx_dropped: u64,
-    /// Payload bytes that this side's driver copied with the CPU to transmit, because the datagram is sealed or the device can't send
-    /// from the arena.
+    /// Payload bytes that the CPU copied from the arena into frames.
     pub tx_copied_bytes: u64,
 }
 
@@ -85,9 +84,9 @@ pub trait Port {
     fn datagram_bytes_max(&self) -> usize;
     /// Bytes of headers that every frame carries below the datagram (Ethernet, IP, UDP).
     fn overhead_bytes(&self) -> usize;
-    /// Queues one datagram: `head`, then the bytes of each span in the arena. `head` is copied before this returns. With a `seal` the
-    /// spans' bytes are, too: it is shown the whole datagram in the buffer that the device sends, once, and may change it but for its
-    /// length. It is not called where the port is busy. Without one the device may read the spans until long afterwards (zero copy).
+    /// Queues one datagram: `head`, then the bytes of each span in the arena, all of them copied before this returns. A `seal` is shown
+    /// the whole datagram in the buffer that the device sends, once, and may change it but for its length. It is not called where the
+    /// port is busy.
     fn send(
         &mut self,
         class: Class,

@@ -9,7 +9,7 @@ use std::process::Command;
 const LIBRARIES: [&str; 9] =
     ["eal", "mempool", "mbuf", "ring", "ethdev", "kvargs", "telemetry", "meter", "net"];
 
-const FUNCTIONS: [&str; 37] = [
+const FUNCTIONS: [&str; 34] = [
     "ibid_.*",
     "rte_eal_init",
     "rte_eal_cleanup",
@@ -18,8 +18,6 @@ const FUNCTIONS: [&str; 37] = [
     "rte_log_set_global_level",
     "rte_thread_register",
     "rte_thread_unregister",
-    "rte_extmem_register",
-    "rte_extmem_unregister",
     "rte_intr_callback_register",
     "rte_intr_callback_unregister_sync",
     "rte_intr_instance_alloc",
@@ -40,7 +38,6 @@ const FUNCTIONS: [&str; 37] = [
     "rte_eth_link_get_nowait",
     "rte_eth_allmulticast_enable",
     "rte_eth_promiscuous_enable",
-    "rte_dev_dma_map",
     "rte_eth_rx_burst",
     "rte_eth_tx_burst",
     "rte_pktmbuf_pool_create",
@@ -49,8 +46,7 @@ const FUNCTIONS: [&str; 37] = [
     "rte_mempool_free",
 ];
 
-const CONSTANTS: [&str; 14] = [
-    "RTE_MBUF_F_EXTERNAL",
+const CONSTANTS: [&str; 12] = [
     "RTE_MBUF_F_RX_VLAN_STRIPPED",
     "RTE_MBUF_F_RX_L4_CKSUM_MASK",
     "RTE_MBUF_F_RX_L4_CKSUM_GOOD",
@@ -59,16 +55,14 @@ const CONSTANTS: [&str; 14] = [
     "RTE_MBUF_F_TX_IPV6",
     "RTE_MBUF_F_TX_UDP_CKSUM",
     "RTE_PKTMBUF_HEADROOM",
-    "RTE_ETH_TX_OFFLOAD_MULTI_SEGS",
     "RTE_ETH_TX_OFFLOAD_UDP_CKSUM",
     "RTE_ETH_RX_OFFLOAD_UDP_CKSUM",
     "RTE_ETH_LINK_UP",
     "RTE_LOG_WARNING",
 ];
 
-const TYPES: [&str; 7] = [
+const TYPES: [&str; 6] = [
     "rte_mbuf",
-    "rte_mbuf_ext_shared_info",
     "rte_mempool",
     "rte_eth_dev_info",
     "rte_eth_conf",

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use common::{Ticks, link_config_on, patterned_arena};
 use ibid_dpdk::{
     Dropped, Eal, EalConfig, EalError, EalMemory, LinkDevice, LinkPort, LinkState, PortError,
-    SpanMode, UdpChecksum,
+    UdpChecksum,
 };
 use ibid_driver::{Class, Port};
 use ibid_units::Span;
@@ -61,14 +61,13 @@ fn affinity() -> String {
     status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap().to_owned()
 }
 
-fn open(eal: &Eal, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
-    open_on(eal, "v4", device, spans)
+fn open(eal: &Eal, device: &str) -> LinkPort<Ticks> {
+    open_on(eal, "v4", device)
 }
 
-fn open_on(eal: &Eal, net: &str, device: &str, spans: SpanMode) -> LinkPort<Ticks> {
+fn open_on(eal: &Eal, net: &str, device: &str) -> LinkPort<Ticks> {
     let mut config = link_config_on(net, LinkDevice::Vdev(device.into()), 1, 9000);
     config.peer_mac = Some([2, 0, 0, 0, 0, 2]);
-    config.spans = spans;
     LinkPort::open(eal, &config, patterned_arena(), Ticks::new()).unwrap()
 }
 
@@ -79,35 +78,31 @@ fn the_eal_starts_once() {
 }
 
 #[test]
-fn frames_are_sent_from_the_arena_and_accounted_by_class() {
+fn frames_go_with_a_flush_and_are_accounted_by_class() {
     let (eal, _alone) = eal();
-    let mut port = open(&eal, "net_ring0", SpanMode::Auto);
+    let mut port = open(&eal, "net_ring0");
     assert_eq!(port.state(), LinkState::Up, "the peer's address is configured");
-    assert!(port.sends_from_arena());
     let spans = [Span::new(0, 4096), Span::new(8192, 1000), Span::new(99, 0)];
     for class in [Class::Log, Class::Log, Class::Cp] {
         port.send(class, b"head", &spans, None).unwrap();
     }
-    assert_eq!(port.details().spans_held, 6, "an empty span takes no buffer");
     assert_eq!(port.counters().tx_frames, 0, "nothing goes before a flush");
     port.flush();
     let frame = (port.overhead_bytes() + 4 + 5096) as u64;
     let counters = port.counters();
     assert_eq!(counters.tx_frames, 3);
     assert_eq!(counters.tx_bytes, [2 * frame, frame, 0, 0]);
-    assert_eq!(counters.tx_copied_bytes, 0);
-    assert_eq!(port.details().spans_held, 6, "the device reads from the arena");
-    // The ring gives our own frames back, in the segments they were sent in.
+    assert_eq!(counters.tx_copied_bytes, 3 * 5096);
+    // The ring gives our own frames back.
     assert_eq!(port.receive(32, &mut |_| panic!("our own frames are not the peer's")), 0);
     assert_eq!(port.details().dropped[Dropped::Station as usize], 3);
-    assert_eq!(port.details().rx_linearised, 3);
-    assert_eq!(port.details().spans_held, 0, "and then it doesn't any more");
+    assert_eq!(port.details().rx_linearised, 0, "one segment");
 }
 
 #[test]
 fn a_full_device_is_busy_and_nothing_is_lost_or_doubled() {
     let (eal, _alone) = eal();
-    let mut port = open(&eal, "net_ring1", SpanMode::Auto);
+    let mut port = open(&eal, "net_ring1");
     let mut accepted = 0;
     while port.send(Class::Log, b"head", &[Span::new(0, 512)], None).is_ok() {
         accepted += 1;
@@ -123,32 +118,15 @@ fn a_full_device_is_busy_and_nothing_is_lost_or_doubled() {
         assert!(port.counters().rx_dropped > before, "{back} of {accepted}");
     }
     assert_eq!(port.counters().tx_frames, accepted);
-    assert_eq!(port.details().spans_held, 0);
     assert!(port.send(Class::Log, b"head", &[], None).is_ok(), "room again");
     port.flush();
     port.receive(32, &mut |_| {});
 }
 
 #[test]
-fn copies_are_counted_where_the_device_or_the_operator_wants_them() {
-    let (eal, _alone) = eal();
-    // net_null takes no chains.
-    for (device, mode) in [("net_null1", SpanMode::Auto), ("net_ring2", SpanMode::Copy)] {
-        let mut port = open(&eal, device, mode);
-        assert!(!port.sends_from_arena());
-        port.send(Class::Log, b"head", &[Span::new(0, 4096), Span::new(5000, 12)], None).unwrap();
-        port.flush();
-        assert_eq!(port.counters().tx_copied_bytes, 4108);
-        assert_eq!(port.counters().tx_frames, 1);
-        port.receive(32, &mut |_| {});
-        assert_eq!(port.details().rx_linearised, 0, "one segment");
-    }
-}
-
-#[test]
 fn a_sealed_datagram_is_shown_once_and_in_one_piece_and_not_at_all_where_there_is_no_room() {
     let (eal, _alone) = eal();
-    let mut port = open(&eal, "net_ring4", SpanMode::Auto);
+    let mut port = open(&eal, "net_ring4");
     let arena = patterned_arena();
     let (first, second) = (Span::new(0, 4096), Span::new(9000, 12));
     let mut seen = Vec::new();
@@ -161,7 +139,6 @@ fn a_sealed_datagram_is_shown_once_and_in_one_piece_and_not_at_all_where_there_i
     assert_eq!(seen, [whole]);
     port.flush();
     assert_eq!(port.counters().tx_copied_bytes, 4108);
-    assert_eq!(port.details().spans_held, 0);
     port.receive(32, &mut |_| {});
     assert_eq!(port.details().rx_linearised, 0, "one segment");
 
@@ -177,7 +154,7 @@ fn a_sealed_datagram_is_shown_once_and_in_one_piece_and_not_at_all_where_there_i
 #[test]
 fn what_is_not_for_us_is_dropped_and_bounded_by_the_caller() {
     let (eal, _alone) = eal();
-    let mut port = open(&eal, "net_null2,size=64", SpanMode::Auto);
+    let mut port = open(&eal, "net_null2,size=64");
     // net_null always has another frame.
     for most in [1, 31, 32, 33, 100] {
         let before = port.counters().rx_dropped;
@@ -195,7 +172,7 @@ fn neither_sending_nor_receiving_allocates() {
     for (net, device) in
         [("v4", "net_null3,size=64"), ("v4", "net_ring3"), ("v6-vlan", "net_ring5")]
     {
-        let mut port = open_on(&eal, net, device, SpanMode::Auto);
+        let mut port = open_on(&eal, net, device);
         let before = ALLOCATIONS.with(Cell::get);
         for round in 0..2000u64 {
             for i in 0..40 {
@@ -214,16 +191,14 @@ fn neither_sending_nor_receiving_allocates() {
 fn what_a_device_can_do_is_asked_and_nothing_else_is_used() {
     let (eal, _alone) = eal();
     for (net, tx_checksum) in [("v4", UdpChecksum::None), ("v6", UdpChecksum::Software)] {
-        let ring = open_on(&eal, net, "net_ring6", SpanMode::Auto).facts().clone();
+        let ring = open_on(&eal, net, "net_ring6").facts().clone();
         println!("{ring:?}");
         assert_eq!(ring.driver, "net_ring");
-        assert!(ring.from_arena && !ring.rx_checksum_by_device);
+        assert!(!ring.rx_checksum_by_device);
         assert_eq!(ring.tx_checksum, tx_checksum);
-        let copying = open_on(&eal, net, "net_ring7", SpanMode::Copy).facts().clone();
-        assert!(!copying.from_arena);
-        let null = open_on(&eal, net, "net_null6", SpanMode::Auto).facts().clone();
+        let null = open_on(&eal, net, "net_null6").facts().clone();
         println!("{null:?}");
-        assert!(!null.from_arena, "net_null takes no chains");
+        assert_eq!(null.driver, "net_null");
         assert_eq!(null.tx_checksum, tx_checksum);
     }
 }
@@ -231,7 +206,7 @@ fn what_a_device_can_do_is_asked_and_nothing_else_is_used() {
 #[test]
 fn what_breaks_the_contract_panics_before_the_device_sees_it() {
     let (eal, _alone) = eal();
-    let mut port = open(&eal, "net_null4", SpanMode::Auto);
+    let mut port = open(&eal, "net_null4");
     let most = port.datagram_bytes_max();
     assert_eq!(most, 9000 - 28);
     let end = patterned_arena().len() as u64;
@@ -257,9 +232,9 @@ fn devices_that_do_not_exist_are_refused_and_names_are_free_again_after_a_drop()
     let interface = "no-such-if".to_owned();
     assert_eq!(refused(LinkDevice::AfPacket { interface }), Some(PortError::NoInterface));
     for _ in 0..5 {
-        drop(open(&eal, "net_null5", SpanMode::Auto));
+        drop(open(&eal, "net_null5"));
     }
-    let _first = open(&eal, "net_null5", SpanMode::Auto);
+    let _first = open(&eal, "net_null5");
     assert!(refused(LinkDevice::Vdev("net_null5".into())).is_some(), "the name is taken");
 }
 

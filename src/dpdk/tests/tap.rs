@@ -25,7 +25,8 @@ fn echo(eal: &Eal, net: &str, number: u8) {
     let device = LinkDevice::Vdev(format!("net_tap{number},iface={name}"));
     let config = link_config_on(net, device, 1, 1500);
     let v6 = config.peer.is_ipv6();
-    let mut port = LinkPort::open(eal, &config, patterned_arena(), Ticks::new()).unwrap();
+    let arena = patterned_arena();
+    let mut port = LinkPort::open(eal, &config, arena.clone(), Ticks::new()).unwrap();
     println!("{net}: {:?}", port.facts());
     // The driver gives both ends one address: for a bridge behind it that is right, a peer has another.
     ip(&format!("link set {name} address 02:00:00:00:01:0{number}"));
@@ -44,10 +45,11 @@ fn echo(eal: &Eal, net: &str, number: u8) {
         }
     };
     socket.set_nonblocking(true).unwrap();
-    // Pieces that end at words and such that don't, by turns.
+    // Of an even and of an odd length, by turns.
     let heads: [&[u8]; 2] = [&[7; 45], &[7; 46]];
     let span = Span::new(99, 1001);
-    let whole = heads.map(|head| [head, &*patterned_arena().bytes(span)].concat());
+    let payload = arena.bytes(span).to_vec();
+    let whole = heads.map(|head| [head, &payload].concat());
     let mut turn = 0;
     let deadline = Instant::now() + WAIT;
     let (mut there, mut back) = ([0; 2], 0);
@@ -61,7 +63,10 @@ fn echo(eal: &Eal, net: &str, number: u8) {
         if port.state() == LinkState::Up {
             turn += 1;
             port.send(Class::Log, heads[turn % 2], &[span], None).unwrap();
+            // Written over before the frame goes, as a freed page may be.
+            arena.zero(span);
             port.flush();
+            arena.copy_in(span.at, &payload);
         }
         while let Ok((len, from)) = socket.recv_from(&mut bytes) {
             let which = whole.iter().position(|whole| bytes[..len] == *whole);

@@ -1,6 +1,6 @@
 //! What all tests of the port share: a clock, an arena whose bytes are known, and both ends' addresses.
 
-use ibid_dpdk::{LinkConfig, LinkDevice, SpanMode};
+use ibid_dpdk::{LinkConfig, LinkDevice};
 use ibid_driver::{Arena, Clock};
 use ibid_units::Nanos;
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +58,5 @@ pub(crate) fn link_config_on(net: &str, device: LinkDevice, side: u8, mtu: u16) 
         vlan: (more == "vlan").then_some(77),
         peer_mac: None,
         mtu,
-        spans: SpanMode::Auto,
     }
 }

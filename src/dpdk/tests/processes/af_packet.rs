@@ -100,9 +100,6 @@ fn transfer(tag: &str, bytes: usize, count: u64, mtu: u16) {
     let mut target = wire.spawn(&wire.task(1, "target").count(count).bytes(bytes).mtu(mtu));
     let mut source = wire.spawn(&wire.task(2, "source").count(count).bytes(bytes).mtu(mtu));
     assert_eq!(number(&source.expect("sent=", LONG), "sent"), count);
-    let end = source.expect("end ", LONG);
-    assert_eq!(number(&end, "copied"), 0, "payload is sent from the arena");
-    assert_eq!(number(&end, "held"), 0, "the device gave every span back");
     assert_eq!(number(&target.expect("got=", LONG), "got"), count);
     assert_eq!(number(&target.expect("end ", LONG), "bad"), 0);
     source.expect("clean", LONG);

@@ -38,8 +38,6 @@ fn transfer(name: &str, bytes: usize, count: u64, memory: &'static str) {
     );
     assert_eq!(number(&source.expect("sent=", LONG), "sent"), count);
     let end = source.expect("end ", LONG);
-    assert_eq!(number(&end, "copied"), 0, "payload is sent from the arena");
-    assert_eq!(number(&end, "held"), 0, "the device gave every span back");
     assert!(number(&end, "tx") >= count);
     assert_eq!(number(&target.expect("got=", LONG), "got"), count);
     let end = target.expect("end ", LONG);

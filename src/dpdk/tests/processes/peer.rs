@@ -222,14 +222,12 @@ pub(crate) fn run_peer() -> bool {
         }
         let (details, counters) = (work.port.details(), work.port.counters());
         say(&format!(
-            "end bad={} copied={} tx={} rx={} dropped={} linearised={} held={} ups={}",
+            "end bad={} tx={} rx={} dropped={} linearised={} ups={}",
             work.bad,
-            counters.tx_copied_bytes,
             counters.tx_frames,
             counters.rx_frames,
             counters.rx_dropped,
             details.rx_linearised,
-            details.spans_held,
             details.link_ups,
         ));
     }
