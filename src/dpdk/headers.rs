@@ -51,7 +51,7 @@ pub enum Dropped {
     Port,
     /// A malformed ARP or NDP message, or one of somebody else.
     Neighbour,
-    /// More segments or bytes than a frame can have.
+    /// More segments or bytes than a frame of the link can have, though the device may carry larger ones.
     Oversize,
 }
 
@@ -69,13 +69,18 @@ pub(crate) struct Ends {
     /// Whose Ethernet address frames to the peer have: the peer's own, or a router's.
     pub(crate) next_hop: IpAddr,
     pub(crate) vlan: Option<u16>,
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
 }
 
 impl Ends {
     /// Bytes before the datagram in every frame.
     pub(crate) fn header_bytes(&self) -> usize {
-        let ip = if self.local.is_ipv4() { IPV4_BYTES } else { IPV6_BYTES };
-        ethernet::header_bytes(self.vlan) + ip + UDP_BYTES
+        ethernet::header_bytes(self.vlan) + self.ip_bytes() + UDP_BYTES
+    }
+
+    fn ip_bytes(&self) -> usize {
+        if self.local.is_ipv4() { IPV4_BYTES } else { IPV6_BYTES }
     }
 }
 
@@ -191,6 +196,9 @@ fn udp(
     }
     if fields.src_port() != ends.peer.port() || fields.dst_port() != ends.local.port() {
         return Err(Dropped::Port);
+    }
+    if ends.ip_bytes() + packet.len() > usize::from(ends.mtu) {
+        return Err(Dropped::Oversize);
     }
     let right = match fields.checksum() {
         0 => may_lack,

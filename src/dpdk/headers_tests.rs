@@ -17,7 +17,8 @@ pub(crate) fn ends_v6() -> Ends {
 
 fn ends_of(ends: [&str; 2], vlan: Option<u16>) -> Ends {
     let [local, peer]: [SocketAddr; 2] = ends.map(|end| end.parse().unwrap());
-    Ends { local_mac: [2, 0, 0, 0, 0, 1], local, peer, next_hop: peer.ip(), vlan }
+    let (local_mac, next_hop) = ([2, 0, 0, 0, 0, 1], peer.ip());
+    Ends { local_mac, local, peer, next_hop, vlan, mtu: 9000 }
 }
 
 /// Both families, with and without a tag.
@@ -28,13 +29,7 @@ pub(crate) fn all_ends() -> [Ends; 4] {
 
 /// As the peer sees it.
 pub(crate) fn theirs(us: Ends) -> Ends {
-    Ends {
-        local_mac: PEER_MAC,
-        local: us.peer,
-        peer: us.local,
-        next_hop: us.local.ip(),
-        vlan: us.vlan,
-    }
+    Ends { local_mac: PEER_MAC, local: us.peer, peer: us.local, next_hop: us.local.ip(), ..us }
 }
 
 /// A frame as the peer of `us` sends it, its checksum made by the CPU where there is one.
@@ -120,6 +115,16 @@ fn padding_behind_the_packet_is_not_datagram() {
         padded.resize(100, 0);
         let at = us.header_bytes();
         assert_eq!(see(&padded, us), Ok(Seen::Datagram(at..at + 3)));
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_link_carries_is_dropped_whatever_the_device_carries() {
+    for us in all_ends() {
+        let us = Ends { mtu: 1500, ..us };
+        let most = 1500 + ethernet::header_bytes(us.vlan) - us.header_bytes();
+        assert!(see(&frame(us, &vec![7; most]), us).is_ok());
+        assert_eq!(see(&frame(us, &vec![7; most + 1]), us), Err(Dropped::Oversize), "{us:?}");
     }
 }
 

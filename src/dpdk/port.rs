@@ -145,6 +145,7 @@ impl<C: Clock> LinkPort<C> {
             peer: config.peer,
             next_hop: config.gateway.unwrap_or(config.peer.ip()),
             vlan: config.vlan,
+            mtu: config.mtu,
         };
         let facts = LinkFacts {
             driver: device.driver().to_owned(),

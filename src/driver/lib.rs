@@ -96,8 +96,8 @@ pub trait Port {
     ) -> Result<(), PortBusy>;
     /// Hands queued frames to the device. Called once at the end of a turn, and by the port itself when its burst is full.
     fn flush(&mut self);
-    /// Takes at most `frames_max` frames off the device and shows each one's datagram to `sink`, which may change it where it lies;
-    /// returns how many.
+    /// Takes at most `frames_max` frames off the device and shows each one's datagram, at most [`Port::datagram_bytes_max`] long, to
+    /// `sink`, which may change it where it lies; returns how many.
     fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize;
     /// What was counted since start.
     fn counters(&self) -> PortCounters;
