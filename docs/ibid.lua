@@ -1,4 +1,4 @@
--- Wireshark's view of ibid's link: every frame of docs/link-protocol.md, versions 2 and 3, field by field.
+-- Wireshark's view of ibid's link: every frame of docs/link-protocol.md, field by field.
 -- Install: cp ibid.lua ~/.local/lib/wireshark/plugins/ ; or for once: wireshark -X lua_script:docs/ibid.lua FILE
 -- Frames are recognised by their first bytes, on any UDP port that no other protocol claims, and on those of the preference "ports". What is encrypted is shown as such; `ibid run --pcap FILE --pcap-decrypted`
 -- writes captures in which it is not. Fields: ibid.kind, ibid.number, ibid.section.kind, ibid.report.durable …
@@ -80,8 +80,9 @@ ibid.experts = E
 
 local SECTION_BYTES = 20
 local SECTIONS_MAX = 16
--- What stands before the table, by version.
-local HEADER_BYTES = { [2] = 48, [3] = 56 }
+local VERSION = 3
+-- What stands before the table.
+local HEADER_BYTES = 56
 
 local function hello(body, tree)
   if body:len() < 232 then tree:add_proto_expert_info(E.lengths) return end
@@ -199,21 +200,14 @@ end
 
 -- "ib", a version, a kind.
 local function is_ours(buffer)
-  return buffer:len() >= 48 and buffer(0, 2):string() == "ib" and HEADER_BYTES[buffer(2, 1):uint()] ~= nil
+  return buffer:len() >= HEADER_BYTES and buffer(0, 2):string() == "ib" and buffer(2, 1):uint() == VERSION
     and kinds[buffer(3, 1):uint()] ~= nil
 end
 
 function ibid.dissector(buffer, pinfo, root)
   if not is_ours(buffer) then return 0 end
-  local version = buffer(2, 1):uint()
-  local header = HEADER_BYTES[version]
   pinfo.cols.protocol = "ibid"
   local tree = root:add(ibid, buffer())
-  if buffer:len() < header then
-    tree:add(F.version, buffer(2, 1))
-    tree:add_proto_expert_info(E.lengths)
-    return buffer:len()
-  end
   local kind, sections = buffer(3, 1):uint(), buffer(6, 2):le_uint()
   tree:add(F.version, buffer(2, 1))
   tree:add(F.kind, buffer(3, 1))
@@ -222,18 +216,16 @@ function ibid.dissector(buffer, pinfo, root)
   tree:add_le(F.session, buffer(8, 8))
   tree:add_le(F.epoch, buffer(16, 8))
   tree:add_le(F.number, buffer(24, 8))
-  if version >= 3 then tree:add_le(F.counter, buffer(32, 8)) end
-  tree:add(F.tag, buffer(header - 16, 16))
-  local info = string.format("%s %s", kinds[kind] or "kind " .. kind, tostring(buffer(24, 8):le_uint64()))
+  tree:add_le(F.counter, buffer(32, 8))
+  tree:add(F.tag, buffer(40, 16))
+  local info = string.format("%s %s", kinds[kind], tostring(buffer(24, 8):le_uint64()))
 
-  local at = header
-  -- In version 3 a hello begins with a cookie and both halves of the handshake with a public key; the rest is the handshake's own.
+  local at = HEADER_BYTES
+  -- A hello begins with a cookie and both halves of the handshake with a public key; the rest is the handshake's own.
   local fixed = {}
-  if version >= 3 then
-    if kind == 2 then fixed = { { F.cookie, 16 }, { F.public_key, 32 } }
-    elseif kind == 3 then fixed = { { F.public_key, 32 } }
-    elseif kind == 6 then fixed = { { F.cookie, 16 } } end
-  end
+  if kind == 2 then fixed = { { F.cookie, 16 }, { F.public_key, 32 } }
+  elseif kind == 3 then fixed = { { F.public_key, 32 } }
+  elseif kind == 6 then fixed = { { F.cookie, 16 } } end
   for _, field in ipairs(fixed) do
     if buffer:len() < at + field[2] then tree:add_proto_expert_info(E.lengths) return buffer:len() end
     tree:add(field[1], buffer(at, field[2]))
@@ -243,8 +235,6 @@ function ibid.dissector(buffer, pinfo, root)
     local rest = buffer(at):tvb()
     if is_open(rest, sections) then
       info = info .. ": " .. dissect_sections(rest, sections, tree)
-    elseif version == 2 then
-      tree:add_proto_expert_info(E.lengths)
     else
       tree:add(F.encrypted, buffer(at))
       info = info .. ", encrypted"
