@@ -1,58 +1,9 @@
 //! What a capture promises, over a port that shows to itself what it was given, and over files that are slow or full.
 
 use super::*;
-use std::collections::VecDeque;
+use crate::loop_port::{BYTES_MAX, Loop};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-
-const BYTES_MAX: usize = 1000;
-
-/// Sends to itself.
-struct Loop {
-    arena: Arc<Arena>,
-    waiting: VecDeque<Vec<u8>>,
-    busy: bool,
-}
-
-impl Port for Loop {
-    fn datagram_bytes_max(&self) -> usize {
-        BYTES_MAX
-    }
-    fn overhead_bytes(&self) -> usize {
-        42
-    }
-    fn send(
-        &mut self,
-        _: Class,
-        head: &[u8],
-        spans: &[Span],
-        seal: Option<Seal<'_>>,
-    ) -> Result<(), PortBusy> {
-        if self.busy {
-            return Err(PortBusy);
-        }
-        let mut datagram = head.to_vec();
-        for span in spans {
-            datagram.extend_from_slice(&self.arena.bytes(*span));
-        }
-        if let Some(seal) = seal {
-            seal(&mut datagram);
-        }
-        self.waiting.push_back(datagram);
-        Ok(())
-    }
-    fn flush(&mut self) {}
-    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
-        let count = frames_max.min(self.waiting.len());
-        for mut datagram in self.waiting.drain(..count) {
-            sink(&mut datagram);
-        }
-        count
-    }
-    fn counters(&self) -> PortCounters {
-        PortCounters { tx_frames: 77, ..PortCounters::default() }
-    }
-}
 
 /// A file that the test reads.
 #[derive(Clone, Default)]
@@ -115,8 +66,7 @@ fn both_forms_of_both_ways_are_captured_and_pass_unchanged() {
         let (file, arena) = (Shown::default(), arena());
         arena.copy_in(4096, b"from the arena");
         let capture = Capture::start(file.clone(), config(form)).unwrap();
-        let inner = Loop { arena: arena.clone(), waiting: VecDeque::new(), busy: false };
-        let mut port = capture.around(inner, arena);
+        let mut port = capture.around(Loop::new(arena.clone()), arena);
         let spans = [Span::new(4096, 5), Span::new(4101, 9)];
         // Unsealed, then sealed by turning all bits; whoever receives turns them back.
         port.send(Class::Log, b"head, ", &spans, None).unwrap();
@@ -131,11 +81,11 @@ fn both_forms_of_both_ways_are_captured_and_pass_unchanged() {
         let plain = b"head, from the arena".to_vec();
         assert_eq!(got, [plain.clone(), plain.clone()]);
 
-        port.inner.busy = true;
+        port.inner.room.set(0);
         assert_eq!(port.send(Class::Log, b"not taken", &[], None), Err(PortBusy));
         assert_eq!(port.send(Class::Log, b"not taken", &[], Some(&mut { seal })), Err(PortBusy));
         assert_eq!((port.datagram_bytes_max(), port.overhead_bytes()), (BYTES_MAX, 42));
-        assert_eq!(port.counters().tx_frames, 77);
+        assert_eq!(port.counters().tx_frames, 2);
 
         let counts = capture.counts();
         drop((port, capture));
@@ -170,8 +120,7 @@ fn a_slow_disk_costs_frames_of_the_capture_and_nothing_else() {
     go.send(()).unwrap();
     let (file, arena) = (Shown::default(), arena());
     let capture = Capture::start(Stuck(stuck, file.clone()), config(CaptureForm::Wire)).unwrap();
-    let inner = Loop { arena: arena.clone(), waiting: VecDeque::new(), busy: false };
-    let mut port = capture.around(inner, arena);
+    let mut port = capture.around(Loop::new(arena.clone()), arena);
     // More than the queue and the writer's own buffer hold.
     let count = CAPTURE_FRAMES_MAX * 3;
     for _ in 0..count {
@@ -228,8 +177,7 @@ fn a_full_disk_ends_the_capture_and_not_the_link() {
         }
     }
     let capture = Capture::start(HeadOnly(first, false), config(CaptureForm::Wire)).unwrap();
-    let inner = Loop { arena: arena.clone(), waiting: VecDeque::new(), busy: false };
-    let mut port = capture.around(inner, arena);
+    let mut port = capture.around(Loop::new(arena.clone()), arena);
     let counts = capture.counts();
     while counts.failed().is_none() {
         port.send(Class::Log, b"frame", &[], None).unwrap();

@@ -1,55 +1,9 @@
 //! What a faulty port promises, over a port that shows to itself what it was given.
 
 use super::*;
+use crate::loop_port::Loop;
 use std::cell::Cell;
 use std::rc::Rc;
-
-/// Sends to itself. Full where `room` is used up.
-struct Loop {
-    waiting: std::collections::VecDeque<Vec<u8>>,
-    room: Rc<Cell<usize>>,
-}
-
-const BYTES_MAX: usize = 1000;
-
-impl Port for Loop {
-    fn datagram_bytes_max(&self) -> usize {
-        BYTES_MAX
-    }
-    fn overhead_bytes(&self) -> usize {
-        42
-    }
-    fn send(
-        &mut self,
-        _: Class,
-        head: &[u8],
-        spans: &[Span],
-        seal: Option<Seal<'_>>,
-    ) -> Result<(), PortBusy> {
-        assert!(spans.is_empty(), "the loop has no arena");
-        if self.room.get() == 0 {
-            return Err(PortBusy);
-        }
-        self.room.set(self.room.get() - 1);
-        let mut datagram = head.to_vec();
-        if let Some(seal) = seal {
-            seal(&mut datagram);
-        }
-        self.waiting.push_back(datagram);
-        Ok(())
-    }
-    fn flush(&mut self) {}
-    fn receive(&mut self, frames_max: usize, sink: &mut dyn FnMut(&mut [u8])) -> usize {
-        let count = frames_max.min(self.waiting.len());
-        for mut datagram in self.waiting.drain(..count) {
-            sink(&mut datagram);
-        }
-        count
-    }
-    fn counters(&self) -> PortCounters {
-        PortCounters::default()
-    }
-}
 
 /// A clock that is set.
 #[derive(Clone, Default)]
@@ -71,9 +25,9 @@ struct Cable {
 impl Cable {
     fn new(faults: LinkFaults) -> Cable {
         let clock = Set::default();
-        let room = Rc::new(Cell::new(usize::MAX));
         let arena = Arc::new(Arena::new(2 << 20, false).unwrap().0);
-        let inner = Loop { waiting: Default::default(), room: room.clone() };
+        let inner = Loop::new(arena.clone());
+        let room = inner.room.clone();
         let counts = Arc::new(LinkFaultCounts::default());
         let port = FaultyPort::new(inner, arena, faults, &counts, clock.clone());
         Cable { port, clock, room, counts }

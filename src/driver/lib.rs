@@ -9,6 +9,8 @@ mod numa;
 mod clock;
 mod extents;
 mod faulty;
+#[cfg(test)]
+mod loop_port;
 mod pcapng;
 pub mod idle;
 mod file;
