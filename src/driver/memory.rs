@@ -527,8 +527,11 @@ impl HugePool {
     /// Takes `pages` out of the pool again. Those still in use, by a ring that the kernel takes apart later, by DPDK until the
     /// process ends, or by somebody who found them free, become surplus pages: they go when they are let go of.
     fn give_back(&self, pages: usize) {
-        // A refusal leaves the pool larger than it was, which hurts nobody and is found by the next start.
-        self.set_total(self.persistent().unwrap_or(0).saturating_sub(pages));
+        // A refusal leaves the pool larger than it was, which hurts nobody and is found by the next start. So does a count that can't be
+        // read: a guess would take away what others have reserved.
+        if let Some(persistent) = self.persistent() {
+            self.set_total(persistent.saturating_sub(pages));
+        }
     }
 
     /// What the pool is set to: its pages without those that it only waits to give back (surplus pages). What was added and what
@@ -626,6 +629,15 @@ mod tests {
         fs::write(folder.path().join("surplus_hugepages"), "10\n").unwrap();
         pool.give_back(30);
         assert_eq!(pool.count("nr_hugepages"), Some(60));
+    }
+
+    #[test]
+    fn a_pool_that_can_not_be_read_is_left_to_its_owner() {
+        let (folder, pool) = pool(100, 0, 0);
+        let total = folder.path().join("nr_hugepages");
+        fs::write(&total, "unreadable\n").unwrap();
+        pool.give_back(30);
+        assert_eq!(fs::read_to_string(&total).unwrap(), "unreadable\n");
     }
 
     #[test]
