@@ -276,6 +276,7 @@ fn start_eal(
 ) -> anyhow::Result<(Eal, Option<HugeReserve>)> {
     let mut reserve = None;
     let mut memory = EalMemory::Ordinary;
+    let mut why = "node.huge_pages = false".to_owned();
     if config.node.huge_pages {
         match HugeReserve::new(EAL_MEMORY_MIB << 20, numa_node) {
             Ok(pages) => {
@@ -283,7 +284,8 @@ fn start_eal(
                 memory = EalMemory::Auto;
             }
             Err(refused) => {
-                warnings.push(format!("packet buffers lie in ordinary memory: {refused}"))
+                why = refused.to_string();
+                warnings.push(format!("packet buffers lie in ordinary memory: {refused}"));
             }
         }
     }
@@ -296,8 +298,7 @@ fn start_eal(
         // What a NIC reads and writes must stay where the IOMMU was told that it is.
         ensure!(
             reserve.is_some(),
-            "link.device = \"pci\" needs huge pages for packet buffers ({}); see hugepages/README.md",
-            warnings.last().map_or("node.huge_pages = false", String::as_str)
+            "link.device = \"pci\" needs huge pages for packet buffers ({why}); see hugepages/README.md"
         );
         memory = EalMemory::HugePages;
     }
@@ -775,5 +776,21 @@ impl Handler for NodeHandler {
 
     fn stop(&self) -> Result<(), Refused> {
         self.ask(CommandKind::Stop, ANSWER_WAIT).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nic_without_huge_pages_is_refused_with_what_is_in_the_way_of_those() {
+        let mut config = crate::doctor::node::tests::config();
+        config.link.device = LinkDevice::Pci("0000:3b:00.0".into());
+        config.node.huge_pages = false;
+        let mut warnings = vec!["what was said of something else before".to_owned()];
+        let refused = start_eal(&config, None, &mut warnings).err().expect("before DPDK starts");
+        let said = refused.to_string();
+        assert!(said.contains("(node.huge_pages = false)"), "{said}");
     }
 }
