@@ -1,8 +1,7 @@
 //! `--probe`: how long a write and its flush take beside the log, on a file of the doctor's own that is removed afterwards.
 //! A log that is a block device has no "beside": it is not touched, and not timed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use ibid_driver::{DiskFile, OpenOptions};
@@ -15,9 +14,18 @@ pub(crate) fn run(log: &Storage) -> Result<Probe, String> {
         return Err("the log is a block device, and nothing is written to one".to_owned());
     }
     let folder = log.path.parent().ok_or("the log's path has no folder")?;
-    let own = Own::new(folder)?;
-    let options = OpenOptions { create_bytes: Some(FILE_BYTES), written: true, read_only: false };
-    let (file, _) = DiskFile::open(&own.0, options).map_err(|error| error.to_string())?;
+    // A name that nothing had, not even a link to elsewhere, and that goes at the end.
+    let own = tempfile::Builder::new()
+        .prefix(NAME)
+        .tempfile_in(folder)
+        .and_then(|mut own| {
+            own.write_all(&[0; FILE_BYTES])?;
+            own.as_file().sync_all()?;
+            Ok(own)
+        })
+        .map_err(|error| error.to_string())?;
+    let (file, _) =
+        DiskFile::open(own.path(), OpenOptions::default()).map_err(|error| error.to_string())?;
     let mut times = Vec::with_capacity(ROUNDS);
     for round in 0..ROUNDS {
         let block = [round as u8 + 1; BLOCK_BYTES];
@@ -35,33 +43,18 @@ pub(crate) fn run(log: &Storage) -> Result<Probe, String> {
     })
 }
 
-/// A name that nothing had, removed at the end whatever happens.
-struct Own(PathBuf);
-
-impl Own {
-    fn new(folder: &Path) -> Result<Self, String> {
-        let path = folder.join(format!(".ibid-doctor-{}", std::process::id()));
-        if fs::symlink_metadata(&path).is_ok() {
-            return Err(format!("{} is there already", path.display()));
-        }
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        // Where it was not made there is nothing to remove.
-        drop(fs::remove_file(&self.0));
-    }
-}
-
 /// Writes that are timed.
 const ROUNDS: usize = 64;
 const BLOCK_BYTES: usize = 4096;
-const FILE_BYTES: u64 = (ROUNDS * BLOCK_BYTES) as u64;
+const FILE_BYTES: usize = ROUNDS * BLOCK_BYTES;
+/// How its file's name begins.
+const NAME: &str = ".ibid-doctor-";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::super::root::Root;
     use super::*;
 
@@ -76,12 +69,6 @@ mod tests {
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
         assert_eq!(names.len(), 1, "{names:?}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
-
-        // Somebody's file of that name is left alone.
-        let own = folder.path().join(format!(".ibid-doctor-{}", std::process::id()));
-        fs::write(&own, b"somebody's").unwrap();
-        assert!(run(&log).unwrap_err().contains("is there already"));
-        assert_eq!(fs::read(&own).unwrap(), b"somebody's");
     }
 
     #[test]
