@@ -198,6 +198,24 @@ impl fmt::Display for Report {
     }
 }
 
+/// A path or another name in a line for a shell: one word there, whatever it holds.
+pub(crate) fn quoted(name: impl fmt::Display) -> String {
+    let name = name.to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        return name;
+    }
+    format!("'{}'", name.replace('\'', r"'\''"))
+}
+
+/// The command that puts words onto the kernel's command line, instead of those that `old` matches (a regular expression of sed's):
+/// typed twice it does no more than once.
+pub(crate) fn at_boot(old: &str, words: &str) -> String {
+    format!(
+        "sed -i -E '/^GRUB_CMDLINE_LINUX=\"/{{s/{old} ?//g;s/\"/&{words} /}}' /etc/default/grub"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +244,45 @@ mod tests {
         assert_eq!(lines[3], "                 mend: do this");
         assert_eq!(lines[4], "                       # or that");
         assert_eq!(lines.last(), Some(&"1 ok, 2 warn, 0 fail"));
+    }
+
+    #[test]
+    fn a_name_is_one_word_for_a_shell() {
+        for name in ["/srv/a.log", "/srv/my vol/a", "/x'; reboot #", "eth0;$(id)", "*", "a\nb"] {
+            let line = format!("printf %s {}", quoted(name));
+            let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), name, "{line}");
+        }
+        assert_eq!(quoted("/srv/a.log"), "/srv/a.log");
+    }
+
+    #[test]
+    fn the_kernels_command_line_is_the_same_after_a_second_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let grub = folder.path().join("grub");
+        let run = |old: &str, words: &str| {
+            let line = at_boot(old, words).replace("/etc/default/grub", grub.to_str().unwrap());
+            assert!(
+                std::process::Command::new("sh").args(["-c", &line]).status().unwrap().success()
+            );
+            std::fs::read_to_string(&grub).unwrap()
+        };
+        for (before, after) in [
+            ("", "isolcpus=domain,3 "),
+            ("quiet", "isolcpus=domain,3 quiet"),
+            ("isolcpus=1 quiet", "isolcpus=domain,3 quiet"),
+            ("quiet isolcpus=1", "isolcpus=domain,3 quiet "),
+        ] {
+            let file = |words: &str| {
+                format!(
+                    "GRUB_CMDLINE_LINUX_DEFAULT=\"isolcpus=7\"\nGRUB_CMDLINE_LINUX=\"{words}\"\n"
+                )
+            };
+            std::fs::write(&grub, file(before)).unwrap();
+            for _ in 0..2 {
+                assert_eq!(run(r#"isolcpus=[^ "]*"#, "isolcpus=domain,3"), file(after));
+            }
+        }
     }
 
     #[test]

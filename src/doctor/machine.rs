@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use ibid_control::config::{Config, Idle};
 
-use super::check::{Check, Topic};
-use super::root::{Root, Seen, Unseen, set};
+use super::check::{Check, Topic, at_boot};
+use super::root::{self, Root, Seen, Unseen};
 
 /// What the kernel says of itself, its CPUs and its clock.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl Machine {
     pub(crate) fn gather(root: &Root) -> Self {
         let cpus = "/sys/devices/system/cpu";
         let clock = "/sys/devices/system/clocksource/clocksource0";
-        let online = set(root, &format!("{cpus}/online"));
+        let online = root::set(root, &format!("{cpus}/online"));
         let governor = |cpu: &u32| {
             let text = root.text(format!("{cpus}/cpu{cpu}/cpufreq/scaling_governor")).ok()?;
             Some((*cpu, text))
@@ -44,7 +44,7 @@ impl Machine {
             governors: online.iter().flatten().filter_map(governor).collect(),
             online,
             allowed: root.text("/proc/self/status").and_then(|text| allowed(&text)),
-            isolated: set(root, &format!("{cpus}/isolated")),
+            isolated: root::set(root, &format!("{cpus}/isolated")),
             clock: root.text(format!("{clock}/current_clocksource")),
             clocks: root
                 .text(format!("{clock}/available_clocksource"))
@@ -154,15 +154,11 @@ impl Machine {
             (Err(unseen), _) | (_, Err(unseen)) => return CORE.unseen(unseen, ["lscpu"]),
         };
         let count = online.len();
-        let set = |cpus: &[u32]| {
-            let all: Vec<String> = cpus.iter().map(ToString::to_string).collect();
-            all.join(",")
-        };
         let Some(config) = config else {
             return match isolated.as_slice() {
                 [] => CORE.warn(
                     format!("none of {count} CPUs is isolated"),
-                    isolate(online.last().copied().unwrap_or(0)),
+                    isolate(online.last().copied().unwrap_or(0), isolated),
                 ),
                 some => CORE.ok(format!("isolated of {count} CPUs: {}", set(some))),
             };
@@ -202,7 +198,10 @@ impl Machine {
                 ["# a second CPU"],
             );
         }
-        CORE.warn(format!("node.cpu = {cpu}{polls} is shared with other programs"), isolate(cpu))
+        CORE.warn(
+            format!("node.cpu = {cpu}{polls} is shared with other programs"),
+            isolate(cpu, isolated),
+        )
     }
 
     fn governor(&self, config: Option<&Config>) -> Check {
@@ -236,11 +235,17 @@ impl Machine {
     }
 }
 
-fn isolate(cpu: u32) -> Vec<String> {
+/// CPUs as the kernel's command line has them.
+fn set(cpus: &[u32]) -> String {
+    let all: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    all.join(",")
+}
+
+/// Isolates one more CPU.
+fn isolate(cpu: u32, isolated: &[u32]) -> Vec<String> {
+    let all = set(&[isolated, &[cpu]].concat());
     vec![
-        format!(
-            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&isolcpus=managed_irq,domain,{cpu} /' /etc/default/grub"
-        ),
+        at_boot("isolcpus=[^ \"]*", &format!("isolcpus=managed_irq,domain,{all}")),
         "update-grub && reboot".to_owned(),
     ]
 }
@@ -262,7 +267,7 @@ fn flags(cpuinfo: &str) -> Option<BTreeSet<String>> {
 
 fn allowed(status: &str) -> Seen<Vec<u32>> {
     let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    line.and_then(|line| super::root::parse_set(line.trim())).ok_or(Unseen::Absent)
+    line.and_then(|line| root::parse_set(line.trim())).ok_or(Unseen::Absent)
 }
 
 /// io_uring with `fallocate`, which zeroes and deallocations go through.
@@ -362,7 +367,7 @@ mod tests {
             (clock, "hpet", "clock-source", Warn, "echo tsc > /sys"),
             (clock, "kvm-clock", "clock-source", Good, "kvm-clock"),
             (clocks, "hpet acpi_pm", "clock-source", Good, "tsc"),
-            ("sys/devices/system/cpu/isolated", "", "core", Warn, "domain,3 /' /etc/default/grub"),
+            ("sys/devices/system/cpu/isolated", "", "core", Warn, "domain,3 /}' /etc/default/grub"),
         ] {
             let tree = tree();
             tree.put(path, text);
@@ -390,7 +395,7 @@ mod tests {
         for (cpu, idle, expected, told) in [
             (Some(2), Idle::Spin, Good, "is isolated"),
             (Some(1), Idle::Spin, Warn, "node.cpu = 1 and spins is shared"),
-            (Some(0), Idle::Adaptive, Warn, "domain,0"),
+            (Some(0), Idle::Adaptive, Warn, "domain,2,0 /}"),
             (Some(3), Idle::Adaptive, Fail, "only 0,1,2"),
             (Some(9), Idle::Adaptive, Fail, "one of 0,1,2,3"),
             (None, Idle::Adaptive, Warn, "cpu = 2"),

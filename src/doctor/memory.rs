@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ibid_control::config::format_size;
 
-use super::check::{Check, Topic};
+use super::check::{Check, Topic, at_boot, quoted};
 use super::node::{Needs, PAGE_BYTES};
 use super::root::{Root, Seen, Unseen, set};
 
@@ -196,7 +196,11 @@ impl Memory {
         let mut mend = vec![format!("echo {total} > {folder}/hugepages-{kib}kB/nr_hugepages")];
         if page_bytes >= GIB {
             mend.push(format!(
-                "# where too few can be gathered: sed -i 's/^GRUB_CMDLINE_LINUX=\"/&hugepagesz=1G hugepages={total} /' /etc/default/grub && update-grub && reboot"
+                "# where too few can be gathered: {} && update-grub && reboot",
+                at_boot(
+                    "hugepagesz=1G hugepages=[^ \"]*",
+                    &format!("hugepagesz=1G hugepages={total}")
+                )
             ));
         }
         mend.push("# for every start: hugepages/ibid-hugepages.service".to_owned());
@@ -227,9 +231,13 @@ impl Memory {
             let left: Vec<&String> =
                 mount.files.iter().flatten().filter(|name| name.starts_with("rtemap_")).collect();
             if !left.is_empty() {
-                let path = &mount.path;
+                let path = quoted(&mount.path);
                 return HUGETLBFS.warn(
-                    format!("{} files of a DPDK program in {path} hold huge pages", left.len()),
+                    format!(
+                        "{} files of a DPDK program in {} hold huge pages",
+                        left.len(),
+                        mount.path
+                    ),
                     [
                         format!("grep -l {path}/rtemap_ /proc/[0-9]*/maps   # who uses them"),
                         format!("rm {path}/rtemap_*   # if nobody does"),

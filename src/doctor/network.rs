@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use ibid_control::config::{Config, LinkDevice};
+use ibid_control::config::{Config, Link, LinkDevice};
 use ibid_control::status::LinkStatus;
 
-use super::check::{Check, Topic};
+use super::check::{Check, Topic, at_boot, quoted};
 use super::root::{Root, Seen, Unseen};
 
 /// What the kernel says of network devices.
@@ -119,9 +119,9 @@ impl Network {
             return IOMMU.ok(format!("{} units, {} groups", self.iommus, self.groups));
         }
         let mend = [
-            "# on in the firmware (VT-d, AMD-Vi); a virtual machine needs one from its host (QEMU: -device intel-iommu)",
-            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&intel_iommu=on iommu=pt /' /etc/default/grub",
-            "update-grub && reboot",
+            "# on in the firmware (VT-d, AMD-Vi); a virtual machine needs one from its host (QEMU: -device intel-iommu)".to_owned(),
+            at_boot("intel_iommu=on iommu=pt", "intel_iommu=on iommu=pt"),
+            "update-grub && reboot".to_owned(),
         ];
         match config {
             Some(config) if matches!(config.link.device, LinkDevice::Pci(_)) => {
@@ -156,11 +156,11 @@ impl Network {
             (Ok(true), Ok(1)) => DRIVER.ok(format!("{interface}: {driver}, up")),
             (Ok(true), _) => DRIVER.fail(
                 format!("{interface}: {driver}, without carrier"),
-                [format!("# the cable, the switch's port, the other end's interface; then: ip link show dev {interface}")],
+                [format!("# the cable, the switch's port, the other end's interface; then: ip link show dev {}", quoted(interface))],
             ),
             (Ok(false), _) => DRIVER.fail(
                 format!("{interface}: {driver}, down"),
-                [format!("ip link set dev {interface} up")],
+                [format!("ip link set dev {} up", quoted(interface))],
             ),
             (Err(unseen), _) => DRIVER.unseen(unseen, ["ip link".to_owned()]),
         }
@@ -233,7 +233,11 @@ impl Network {
                 format!("the kernel has link.local's address {local}, too"),
                 [
                     format!("ip -brief address show to {local}   # which interface has it"),
-                    format!("ip address flush dev {}   # if it is this one", own.name),
+                    format!(
+                        "ip address flush dev {} to {local}   # if it is this one, and nobody is logged in through it",
+                        quoted(&own.name)
+                    ),
+                    "# otherwise in the configuration of both nodes: another link.local and link.peer".to_owned(),
                 ],
             ),
             Ok(_) => ADDRESS.ok(format!("{local} is the link's alone")),
@@ -265,18 +269,18 @@ impl Interface {
     }
 
     fn speed(&self) -> Check {
-        let name = &self.name;
+        let (name, word) = (&self.name, quoted(&self.name));
         if self.duplex.as_deref() == Some("half") {
             return SPEED.warn(
                 format!("{name}: half duplex"),
-                [format!("apt-get install -y ethtool && ethtool -s {name} autoneg on")],
+                [format!("apt-get install -y ethtool && ethtool -s {word} autoneg on")],
             );
         }
         match self.speed {
             None => SPEED.ok(format!("{name}: none is told (a virtual device, or no carrier)")),
             Some(speed) if speed < SPEED_MIN => SPEED.warn(
                 format!("{name}: {speed} Mbit/s, so writes of {} MB/s at most", speed / 8),
-                [format!("apt-get install -y ethtool && ethtool {name}   # what this and the other end can do")],
+                [format!("apt-get install -y ethtool && ethtool {word}   # what this and the other end can do")],
             ),
             Some(speed) => SPEED.ok(format!("{name}: {speed} Mbit/s")),
         }
@@ -284,25 +288,19 @@ impl Interface {
 
     fn mtu(&self, config: &Config, link: Option<&LinkStatus>) -> Check {
         let (name, want) = (&self.name, u32::from(config.link.mtu));
+        let word = quoted(name);
         let have = match &self.mtu {
             Ok(have) => *have,
-            Err(unseen) => return MTU.unseen(unseen, [format!("ip link show dev {name}")]),
+            Err(unseen) => return MTU.unseen(unseen, [format!("ip link show dev {word}")]),
         };
         if have < want {
             return MTU.fail(
                 format!("{name}: {have}, link.mtu = {want}"),
-                [format!("ip link set dev {name} mtu {want}   # and at the other end, and at every switch between")],
+                [format!("ip link set dev {word} mtu {want}   # and at the other end, and at every switch between")],
             );
         }
         let own = format!("{name}: {have} for link.mtu = {want}");
-        let (local, peer) = (config.link.local.ip(), config.link.peer.ip());
-        let headers = if local.is_ipv4() { PING_HEADERS } else { PING_HEADERS_V6 };
-        let ping = [
-            "# the kernel must know the addresses for this moment, on both nodes, while ibid does not run:".to_owned(),
-            format!("ip address add {local} peer {peer} dev {name}"),
-            format!("ping -M do -c 3 -s {} {peer}", want - headers),
-            format!("ip address del {local} peer {peer} dev {name}"),
-        ];
+        let ping = ping(&config.link, &word);
         let Some(link) = link else {
             return MTU.warn(
                 format!("{own}; the way to the peer was not tried: no node runs here"),
@@ -348,6 +346,28 @@ impl Interface {
             ping,
         )
     }
+}
+
+/// Lines that try the longest packet on the way that the link's frames take from an interface.
+fn ping(link: &Link, interface: &str) -> Vec<String> {
+    let (local, peer) = (link.local.ip(), link.peer.ip());
+    // An address of IPv6 could not be used at once: the kernel asks for others that have it.
+    let (headers, at_once) =
+        if local.is_ipv4() { (PING_HEADERS, "") } else { (PING_HEADERS_V6, " nodad") };
+    let router = link.router();
+    let next = router.unwrap_or(peer);
+    let device = link.vlan.map_or(interface.to_owned(), |vlan| format!("ibid{vlan}"));
+    let mut lines = vec!["# the kernel must know the addresses for this moment, on both nodes, while ibid does not run:".to_owned()];
+    if let Some(vlan) = link.vlan {
+        lines.push(format!("ip link add link {interface} name {device} type vlan id {vlan} && ip link set dev {device} up"));
+    }
+    lines.push(format!("ip address add {local} peer {next} dev {device}{at_once}"));
+    lines.extend(router.map(|router| format!("ip route add {peer} via {router} dev {device}")));
+    lines.push(format!("ping -M do -c 3 -s {} {peer}", u32::from(link.mtu) - headers));
+    lines.extend(router.map(|_| format!("ip route del {peer} dev {device}")));
+    lines.push(format!("ip address del {local} peer {next} dev {device}"));
+    lines.extend(link.vlan.map(|_| format!("ip link del dev {device}")));
+    lines
 }
 
 /// The NUMA node of a device's folder in sysfs, or of one it lies in; `None` where it has none, as most virtual ones.
@@ -536,7 +556,7 @@ mod tests {
                 "|-- 10.9.0.1\n /32 host LOCAL",
                 "link-address",
                 Warn,
-                "ip address flush dev eth1",
+                "ip address flush dev eth1 to 10.9.0.1 ",
             ),
             (
                 "sys/module/vfio/parameters/enable_unsafe_noiommu_mode".to_owned(),
@@ -615,6 +635,35 @@ mod tests {
         assert!(said(Some(&out)).1.contains("no frame longer than 1500"));
         let down = LinkStatus { up: false, ..good };
         assert_eq!(said(Some(&down)).0, Warn);
+    }
+
+    #[test]
+    fn the_ping_takes_the_links_own_way() {
+        let mut link = on("eth1").link;
+        assert_eq!(
+            ping(&link, "eth1")[1..],
+            [
+                "ip address add 10.9.0.1 peer 10.9.0.2 dev eth1",
+                "ping -M do -c 3 -s 8972 10.9.0.2",
+                "ip address del 10.9.0.1 peer 10.9.0.2 dev eth1",
+            ]
+        );
+        (link.local, link.peer) =
+            ("[fd00:9::1]:4790".parse().unwrap(), "[fd00:8::2]:4790".parse().unwrap());
+        (link.vlan, link.prefix, link.gateway) =
+            (Some(7), Some(64), Some("fd00:9::fe".parse().unwrap()));
+        assert_eq!(
+            ping(&link, "eth1")[1..],
+            [
+                "ip link add link eth1 name ibid7 type vlan id 7 && ip link set dev ibid7 up",
+                "ip address add fd00:9::1 peer fd00:9::fe dev ibid7 nodad",
+                "ip route add fd00:8::2 via fd00:9::fe dev ibid7",
+                "ping -M do -c 3 -s 8952 fd00:8::2",
+                "ip route del fd00:8::2 dev ibid7",
+                "ip address del fd00:9::1 peer fd00:9::fe dev ibid7",
+                "ip link del dev ibid7",
+            ]
+        );
     }
 
     #[test]

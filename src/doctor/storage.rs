@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ibid_control::config::{Config, Durability, format_size};
 
-use super::check::{Check, Topic};
+use super::check::{Check, Topic, quoted};
 use super::network::numa_node;
 use super::root::{Root, Seen, Unseen, refused};
 
@@ -209,6 +209,7 @@ pub(crate) fn checks(
 
 fn log_device(config: &Config, log: &Storage) -> Check {
     let name = log.name();
+    let word = quoted(&name);
     let to_disk = config.log.durability == Durability::Disk;
     let sizes: Option<Vec<u64>> = config.volumes.iter().map(|volume| volume.size).collect();
     let needed = config.log.size_with(&sizes.unwrap_or_default()).unwrap_or(0);
@@ -223,13 +224,13 @@ fn log_device(config: &Config, log: &Storage) -> Check {
         Ok(Kind::Device { bytes }) => *bytes,
         Err(Unseen::Absent) if log.folder => None,
         Err(Unseen::Absent) => {
-            let parent = log.path.parent().unwrap_or(Path::new("/")).display();
+            let parent = quoted(log.path.parent().unwrap_or(Path::new("/")).display());
             return LOG.fail(
                 format!("{name}: its folder is not there"),
                 [format!("install -d -m 0700 {parent}")],
             );
         }
-        Err(unseen) => return LOG.unseen(unseen, [format!("ls -l {name}")]),
+        Err(unseen) => return LOG.unseen(unseen, [format!("ls -l {word}")]),
     };
     if let Some(bytes) = bytes.filter(|bytes| *bytes < needed) {
         return LOG.fail(
@@ -249,7 +250,7 @@ fn log_device(config: &Config, log: &Storage) -> Check {
             return LOG.fail(
                 format!("{point} is mounted read-only"),
                 [
-                    format!("mount -o remount,rw {point}"),
+                    format!("mount -o remount,rw {}", quoted(point)),
                     "dmesg | grep -i -e error -e remount".to_owned(),
                 ],
             );
@@ -265,7 +266,7 @@ fn log_device(config: &Config, log: &Storage) -> Check {
     }
     let disk = match &log.disk {
         Ok(disk) => disk,
-        Err(unseen) => return LOG.unseen(unseen, [format!("df {name}"), "lsblk".to_owned()]),
+        Err(unseen) => return LOG.unseen(unseen, [format!("df {word}"), "lsblk".to_owned()]),
     };
     let made = if bytes.is_some() { "" } else { ", to be made" };
     let shown = format!("{name}{made} on {}", disk_names(disk));
@@ -312,7 +313,7 @@ fn write_cache(config: &Config, log: &Storage) -> Check {
                 "{} is mounted with nobarrier: no flush goes further than its file system",
                 mount.point
             ),
-            [format!("mount -o remount,barrier=1 {}   # and in /etc/fstab", mount.point)],
+            [format!("mount -o remount,barrier=1 {}   # and in /etc/fstab", quoted(&mount.point))],
         );
     }
     let mut shown = Vec::new();
@@ -407,6 +408,7 @@ fn volume_devices(config: &Config, volumes: &[Storage]) -> Check {
     let mut mend = Vec::new();
     for (volume, found) in config.volumes.iter().zip(volumes) {
         let name = found.name();
+        let word = quoted(&name);
         match &found.kind {
             Ok(Kind::Other) => {
                 wrong.push(format!("{name} is neither a file nor a block device"));
@@ -418,13 +420,13 @@ fn volume_devices(config: &Config, volumes: &[Storage]) -> Check {
                         "{name} has {bytes} bytes, volume.size is {}",
                         format_size(size)
                     ));
-                    mend.push(format!("truncate -s {size} {name}   # if it is a file, and this its size at the peer"));
+                    mend.push(format!("truncate -s {size} {word}   # if it is a file, and this its size at the peer"));
                 }
             }
             Ok(Kind::Device { bytes: None }) => {}
             Err(Unseen::Absent) if !found.folder => {
                 wrong.push(format!("{name}: its folder is not there"));
-                let parent = found.path.parent().unwrap_or(Path::new("/")).display();
+                let parent = quoted(found.path.parent().unwrap_or(Path::new("/")).display());
                 mend.push(format!("install -d -m 0700 {parent}"));
             }
             Err(Unseen::Absent) if volume.size.is_none() => {
@@ -436,7 +438,7 @@ fn volume_devices(config: &Config, volumes: &[Storage]) -> Check {
                 );
             }
             Err(Unseen::Absent) => {}
-            Err(unseen) => return VOLUMES.unseen(unseen, [format!("ls -l {name}")]),
+            Err(unseen) => return VOLUMES.unseen(unseen, [format!("ls -l {word}")]),
         }
         if let Ok(disk) = &found.disk
             && disk.block_bytes > volume.lba
