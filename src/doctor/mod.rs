@@ -88,7 +88,7 @@ fn for_node(root: &Root, file: &Path, probed: bool) -> anyhow::Result<Report> {
     let probe = probed.then(|| probe::run(&log));
 
     let mut checks: Vec<Check> = vec![first];
-    checks.extend([node::secrets(&secrets, &process.user), node::access(&config)]);
+    checks.extend([node::secrets(&config, &secrets, &process), node::access(&config)]);
     let privileged = process.may(process::CAP_SYS_ADMIN);
     checks.extend(Machine::gather(root).checks(Some(&config), privileged));
     let memory = Memory::gather(root);

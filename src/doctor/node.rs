@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ibid_control::config::{Config, ConfigError, Hosts, LinkDevice};
+use ibid_control::config::{Config, ConfigError, Hosts, KEY_CREDENTIAL, LinkDevice};
 use ibid_control::rpc::Client;
 use ibid_control::status::Status;
 
-use super::check::{Check, Topic};
+use super::check::{Check, Topic, quoted};
+use super::process::Process;
 use super::root::{Root, Seen, Unseen, refused};
 use crate::sizing;
 
@@ -121,7 +122,7 @@ pub(crate) fn configuration(
     config: Result<&Config, &ConfigError>,
     meta: &Seen<FileMeta>,
 ) -> Check {
-    let shown = file.display();
+    let shown = quoted(file.display());
     let config = match config {
         Ok(config) => config,
         Err(error) => {
@@ -149,44 +150,58 @@ pub(crate) fn configuration(
     }
 }
 
-/// The modes of files with secrets. `user`: who runs the node.
-pub(crate) fn secrets(files: &[SecretFile], user: &Seen<u32>) -> Check {
+/// The modes of files with secrets, and whose they are. `process`: the node, or what would start it.
+pub(crate) fn secrets(config: &Config, files: &[SecretFile], process: &Process) -> Check {
     let mut wrong = Vec::new();
     let mut mend = Vec::new();
     for file in files {
         let (key, path) = (&file.key, file.path.display());
+        let word = quoted(&path);
         match &file.meta {
             Err(Unseen::Absent) => {
                 wrong.push(format!("{key} = {path} is not there"));
                 mend.push(if key == LINK_KEY {
-                    format!("ibid keygen {path}   # on one node, and the same file to the other")
+                    format!("ibid keygen {word}   # on one node, and the same file to the other")
                 } else {
-                    format!("umask 077 && nvme gen-dhchap-key > {path}   # apt-get install -y nvme-cli; the host needs the same")
+                    format!("(umask 077 && nvme gen-dhchap-key > {word})   # apt-get install -y nvme-cli; the host needs the same")
                 });
             }
-            Err(unseen) => return SECRETS.unseen(unseen, [format!("ls -l {path}")]),
+            Err(unseen) => return SECRETS.unseen(unseen, [format!("ls -l {word}")]),
             Ok(meta) => {
                 if !meta.regular {
                     wrong.push(format!("{key} = {path} is no regular file"));
-                    mend.push(format!("ls -l {path}"));
+                    mend.push(format!("ls -l {word}"));
                 }
                 if meta.mode & OTHERS != 0 {
                     wrong.push(format!("{key} = {path} has mode {:04o}", meta.mode));
                     mend.push(format!(
-                        "chmod 600 {path}   # and another secret: this one may have been read"
+                        "chmod 600 {word}   # and another secret: this one may have been read"
                     ));
                 }
-                if let Ok(user) = user
-                    && meta.user != *user
+                if let Ok(user) = process.user
+                    && meta.user != user
                 {
                     wrong.push(format!(
-                        "{key} = {path} belongs to uid {}, the node runs as {user}",
+                        "{key} = {path} belongs to uid {}, {} runs as {user}",
+                        meta.user,
+                        process.whose()
+                    ));
+                    mend.push(format!(
+                        "chown {user} {word}   # or start the node as uid {}",
                         meta.user
                     ));
-                    mend.push(format!("chown {user} {path}"));
                 }
             }
         }
+    }
+    if wrong.is_empty() && config.link.key.is_none() && process.node.is_none() {
+        return Check {
+            seen: false,
+            ..SECRETS.warn(
+                format!("link.key is not set: a node starts only where systemd gives it {KEY_CREDENTIAL}"),
+                [format!("# in its systemd unit: LoadCredential={KEY_CREDENTIAL}:FILE; or in the configuration: [link] key = FILE")],
+            )
+        };
     }
     if wrong.is_empty() {
         return SECRETS.ok(match files.len() {
@@ -355,26 +370,43 @@ pub(crate) mod tests {
             path: "/etc/ibid/host.key".into(),
             meta: Ok(FileMeta { regular, user, mode }),
         };
-        let node = Ok(1000);
-        assert_eq!(secrets(&[], &node).verdict, Good);
-        assert_eq!(secrets(&[of(true, 1000, 0o600)], &node).verdict, Good);
+        let node = Process {
+            node: Some(7),
+            user: Ok(1000),
+            capabilities: Ok(0),
+            locked: Ok(0),
+            files: Ok(0),
+        };
+        let mut config = config();
+        let secrets = |files: &[SecretFile]| secrets(&config, files, &node);
+        assert_eq!(secrets(&[]).verdict, Good);
+        assert_eq!(secrets(&[of(true, 1000, 0o600)]).verdict, Good);
         for (file, told) in [
             (of(true, 1000, 0o640), "chmod 600 /etc/ibid/host.key"),
             (of(true, 0, 0o600), "chown 1000 /etc/ibid/host.key"),
             (of(false, 1000, 0o600), "no regular file"),
             (SecretFile { meta: Err(Unseen::Absent), ..of(true, 0, 0) }, "gen-dhchap-key"),
         ] {
-            let check = secrets(&[file], &node);
+            let check = secrets(&[file]);
             let said = format!("{}; {}", check.found, check.mend.join("; "));
             assert_eq!(check.verdict, Fail, "{said}");
             assert!(said.contains(told), "{said}");
         }
         let link =
             SecretFile { key: LINK_KEY.to_owned(), meta: Err(Unseen::Absent), ..of(true, 0, 0) };
-        assert!(secrets(&[link], &node).mend[0].starts_with("ibid keygen /etc/ibid/host.key"));
+        assert!(secrets(&[link]).mend[0].starts_with("ibid keygen /etc/ibid/host.key"));
         let hidden = Err(Unseen::Refused { path: "/etc/ibid".into(), says: "no".into() });
-        let check = secrets(&[SecretFile { meta: hidden, ..of(true, 0, 0) }], &node);
+        let check = secrets(&[SecretFile { meta: hidden, ..of(true, 0, 0) }]);
         assert_eq!((check.verdict, check.seen), (Warn, false));
+
+        // Nobody but systemd knows what it will give to a node that does not run.
+        let shell = Process { node: None, ..node };
+        let check = super::secrets(&config, &[], &shell);
+        assert_eq!((check.verdict, check.seen), (Warn, false));
+        let check = super::secrets(&config, &[of(true, 0, 0o600)], &shell);
+        assert!(check.found.ends_with("belongs to uid 0, this shell runs as 1000"), "{check:?}");
+        config.link.key = Some("/etc/ibid/link.key".into());
+        assert_eq!(super::secrets(&config, &[], &shell).verdict, Good);
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Process {
         checks
     }
 
-    fn whose(&self) -> String {
+    /// Whose limits and privileges these are.
+    pub(crate) fn whose(&self) -> String {
         self.node.map_or("this shell".to_owned(), |pid| format!("the running node ({pid})"))
     }
 
@@ -115,7 +116,16 @@ impl Process {
             LinkDevice::AfPacket { .. } => {
                 &[(CAP_NET_RAW, "CAP_NET_RAW"), (CAP_NET_ADMIN, "CAP_NET_ADMIN")]
             }
-            LinkDevice::Memif { .. } | LinkDevice::Vdev(_) | LinkDevice::Pci(_) => &[],
+            LinkDevice::Memif { .. } => &[],
+            LinkDevice::Vdev(_) | LinkDevice::Pci(_) if self.is_root() => &[],
+            LinkDevice::Vdev(_) | LinkDevice::Pci(_) => {
+                let word = config.link.device.word();
+                let found = format!(
+                    "{} is not root's; link.device = {word} was tried as root only",
+                    self.whose()
+                );
+                return PRIVILEGES.warn(found, ["# start the node as root, or see what the device needs: dpdk-config/README.md"]);
+            }
         };
         let missing: Vec<&str> =
             needs.iter().filter(|(bit, _)| !self.may(*bit)).map(|(_, name)| *name).collect();
@@ -125,7 +135,7 @@ impl Process {
             return PRIVILEGES.fail(
                 format!("{whose} has not {missing}, which link.device = {} needs", config.link.device.word()),
                 [
-                    "setcap cap_net_raw,cap_net_admin,cap_ipc_lock+ep $(command -v ibid)   # apt-get install -y libcap2-bin",
+                    "setcap cap_net_raw,cap_net_admin,cap_ipc_lock+ep $(command -v ibid)   # for whoever may execute it; apt-get install -y libcap2-bin",
                     "# or in its systemd unit: AmbientCapabilities=CAP_NET_RAW CAP_NET_ADMIN CAP_IPC_LOCK",
                 ],
             );
@@ -206,10 +216,9 @@ mod tests {
 
     #[test]
     fn a_packet_socket_needs_its_capabilities_and_shared_memory_none() {
-        let mut on_memif = config();
+        let on_memif = config();
         let mut on_interface = config();
         on_interface.link.device = LinkDevice::AfPacket { interface: "eth1".into() };
-        on_memif.link.device = LinkDevice::Vdev("net_null0".into());
         let plain = process(1000, 0, "unlimited", 1024);
         assert_eq!(plain.privileges(&on_memif).verdict, Good);
         let refused = plain.privileges(&on_interface);
@@ -217,6 +226,10 @@ mod tests {
         assert!(refused.found.contains("CAP_NET_RAW and CAP_NET_ADMIN"), "{refused:?}");
         let able = process(1000, 1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN, "unlimited", 1024);
         assert_eq!(able.privileges(&on_interface).verdict, Good);
+        let mut on_card = config();
+        on_card.link.device = LinkDevice::Pci("0000:3b:00.0".into());
+        assert_eq!(able.privileges(&on_card).verdict, Warn, "nobody has tried that");
+        assert_eq!(process(0, 0, "unlimited", 1024).privileges(&on_card).verdict, Good);
         let unseen = Process::gather(&Tree::new(&[]).root(), None);
         assert!(!unseen.privileges(&on_interface).seen && !unseen.is_root());
     }
