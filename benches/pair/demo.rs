@@ -69,7 +69,8 @@ impl Demo {
     /// Ends it in good order; true if both volumes were identical.
     pub(crate) fn stop(mut self) -> anyhow::Result<bool> {
         let good = self.process.interrupt()?;
-        let last = self.lines.next().context("the pair ended without a word")??;
+        // Before it, how to connect to either node.
+        let last = self.lines.last().context("the pair ended without a word")??;
         ensure!(last.starts_with("mirror identical: "), "the pair ended with `{last}`");
         Ok(good && last == "mirror identical: yes")
     }
