@@ -105,14 +105,12 @@ impl Pair {
             DemoLink::Memif => None,
         };
         let nqn = format!("{NQN_UUID_PREFIX}{pair}");
-        // A key of its own for each demonstration.
-        let key = config.folder.join(KEY_FILE);
-        drop(fs::remove_file(&key));
-        fs::create_dir_all(&config.folder)?;
-        link_key::write_new(&key)?;
         let node = |role| node_config(config, role, pair, volume, &nqn, veth.as_ref());
+        let destination = node(Role::Destination);
+        // A key of its own for each demonstration.
+        link_key::write_new(&config.folder.join(KEY_FILE))?;
         // The server of a memif is there before its client looks for it.
-        let destination = Process::start(node(Role::Destination))?;
+        let destination = Process::start(destination)?;
         let source = Process::start(node(Role::Source))?;
         Ok(Pair { source, destination, config: config.clone(), nqn, _veth: veth })
     }
@@ -266,8 +264,8 @@ impl Process {
     }
 }
 
-/// The link's key, in the folder of the pair.
-const KEY_FILE: &str = "link.key";
+/// The link's key. In the folder of one of the nodes, which is made anew: in that of the pair somebody may keep a key that nobody has twice.
+const KEY_FILE: &str = "destination/link.key";
 
 fn node_config(
     config: &PairConfig,

@@ -4,7 +4,7 @@
 use crate::common::{alone, folder, until};
 use crate::link::Link;
 use crate::load::{Model, write_count};
-use crate::node::{DESTINATION, Pair, SOURCE, VOLUME_BYTES, status, stop};
+use crate::node::{DESTINATION, Demo, Pair, SOURCE, VOLUME_BYTES, status, stop};
 use crate::process::{refused, run};
 use ibid_control::config::Encryption;
 use ibid_control::status::Status;
@@ -97,4 +97,15 @@ fn a_key_that_others_may_read_or_that_is_none_is_refused_before_anything_is_open
     std::fs::write(&file, pair.configs[SOURCE].to_toml()).unwrap();
     let said = refused(&["run", "--config", file.to_str().unwrap()]);
     assert!(said.contains("link.key is missing") && said.contains("ibid-link-key"), "{said}");
+}
+
+#[test]
+fn a_demonstration_leaves_the_key_alone_that_lies_where_its_files_are_kept() {
+    let _alone = alone();
+    let folder = folder();
+    let file = folder.path().join("link.key");
+    std::fs::write(&file, "somebody's").unwrap();
+    let mut demo = Demo::start(folder.path(), Link::Memif, &[]);
+    assert_eq!(demo.stop("TERM").0, Some(0));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "somebody's");
 }
