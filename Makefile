@@ -100,7 +100,7 @@ test-hosts: build
 	IBID=$(IBID) tests/hosts/spdk.sh || status=1; \
 	exit $$status
 
-# Wants root; about a minute and a half.
+# Wants root; about a minute and a half, two or three times that where others are at work. What can't be had here says SKIPPED.
 test-devices: build
 	IBID=$(IBID) tests/hosts/devices.sh
 

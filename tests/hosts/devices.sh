@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The link over each of DPDK's virtual devices that dpdk-config has a profile for: two `ibid run` on this machine get in sync, are written to, lose
-# either node to kill -9 and get it back, and stop with identical volumes. What the kernel or DPDK lacks here is skipped, with what they said.
+# either node to kill -9 and get it back, and stop with identical volumes. A device that kernel or DPDK has not got here is skipped.
 #
 # Takes: IBID          the binary          [target/release/ibid]
 #        IBID_DEVICES  which devices       [memif af_packet tap af_xdp]
@@ -15,10 +15,32 @@ skip() { echo "SKIPPED: devices: $1"; exit 0; }
 [[ $(id -u) == 0 ]] || skip "not root: interfaces are made"
 work=$(mktemp -d /var/tmp/ibid-devices.XXXXXX)
 
-# Starts a pair on a device and waits until it is in sync. False where the device is not to be had here.
+# Why a device is not to be had here; nothing where it is.
+lacks() {
+    [[ $1 == memif ]] || command -v ip >/dev/null || { echo "no iproute2"; return; }
+    case $1 in
+        af_packet | af_xdp)
+            cable=ih$$a
+            ip link add "$cable" type veth peer name "ih$$b" 2>/dev/null || echo "no veth pair can be made"
+            unplug
+            ;;
+        tap)
+            [[ -c /dev/net/tun ]] || echo "no /dev/net/tun"
+            command -v tc >/dev/null || echo "no tc"
+            ;;
+    esac
+    [[ $1 != af_xdp ]] || grep -q '^XDP ' /proc/net/protocols || echo "this kernel has no XDP sockets"
+    [[ -n $(find /usr/lib /usr/local/lib -name "librte_net_$1.so*" -print -quit 2>/dev/null) ]] || echo "DPDK has no net_$1"
+}
+# Everything with one device.
 round() {
-    local device=$1
+    local device=$1 missing
     echo "--- $device"
+    missing=$(lacks "$device")
+    if [[ -n $missing ]]; then
+        echo "SKIPPED: devices: $device: ${missing//$'\n'/, }"
+        return
+    fi
     start_nodes "$device" "$device" || return 0
     pass "$device: in sync"
     if "$ibid" bench --connect "127.0.0.1:$port" --nqn "$nqn" --host-nqn "$hostnqn" --depth 8 --seconds 3 >"$work/bench" 2>&1; then

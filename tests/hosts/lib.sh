@@ -22,7 +22,7 @@ finish() {
     local pid
     for pid in $host_pid $demo_pid $source_pid $destination_pid; do
         kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
+        end_of "$pid" 2>/dev/null || true
     done
     unplug
     [[ -z $work ]] || rm -rf "$work"

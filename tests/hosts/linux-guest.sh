@@ -68,11 +68,12 @@ guest() {
         word=$(sed -n 's/^ASK \([a-z0-9_]*\)\r*$/\1/p' "$results" | sed -n "$((asked + 1))p")
         if [[ -n $word ]]; then
             asked=$((asked + 1))
+            # Opened both ways, or it would wait for a QEMU that has ended meanwhile.
             if "asked_to_$word"; then
-                echo 'done' >"$work/answers.in"
+                echo 'done' 1<>"$work/answers.in"
             else
                 fail "$round: $word, on this side"
-                echo 'failed' >"$work/answers.in"
+                echo 'failed' 1<>"$work/answers.in"
             fi
         fi
         sleep 0.2
