@@ -343,7 +343,7 @@ pub(super) const TARGET: Section = Section {
             "connections_per_host",
             "a number from 2 to 128",
             Means("64"),
-            "Queues of one host, admin and I/O, over all its controllers; hosts are told apart by their NQN.",
+            "Queues of one host, admin and I/O, over all its controllers but those for discovery; hosts are told apart by their NQN.",
         ),
         key(
             "referrals",

@@ -4,6 +4,7 @@ use super::Frontend;
 use super::connection::{Connection, Phase, State, To};
 use super::controller::Controller;
 use ibid_units::Nanos;
+use ibid_wire::nvme_tcp::ControllerKind;
 
 impl Frontend {
     /// Checks that pools, queues and controllers agree with each other.
@@ -62,7 +63,10 @@ impl Frontend {
                 "a host's controllers are miscounted"
             );
             let connections = self.connections.iter().filter(|connection| {
-                connection.controller.is_some_and(|k| own(&self.controllers[usize::from(k)]))
+                connection.controller.is_some_and(|k| {
+                    let controller = &self.controllers[usize::from(k)];
+                    own(controller) && controller.kind == ControllerKind::Io
+                })
             });
             assert!(
                 connections.count() == usize::from(host.connections),

@@ -131,7 +131,7 @@ pub struct Limits {
     pub connections_max: u16,
     /// TCP connections from one address; with IPv6 from one /64.
     pub connections_per_address: u16,
-    /// Queues of one host, by its NQN: admin and I/O, of all its controllers.
+    /// Queues of one host, by its NQN: admin and I/O, of all its controllers but those for discovery.
     pub connections_per_host: u16,
     /// Controllers, discovery controllers among them.
     pub controllers_max: u16,

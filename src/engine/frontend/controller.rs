@@ -68,7 +68,7 @@ pub(super) struct Host {
     pub(super) nqn: [u8; 256],
     /// Its controllers; without any, the place is free.
     pub(super) controllers: u16,
-    /// Its connections that are past Connect.
+    /// Its connections that are past Connect, those to discovery aside: anybody may have them in its name (ADM-3).
     pub(super) connections: u16,
 }
 
@@ -124,17 +124,16 @@ impl Frontend {
         host.controllers == 0 || host.connections < self.config.limits.connections_per_host
     }
 
-    /// Makes room for one more controller of a host, where there is none, by ending who gives way: for discovery its oldest (ADM-3), and who
-    /// has been authenticating for longest, of the host itself where it has its share, of all where there is no free controller.
+    /// Makes room for one more controller of a host, where there is none, by ending who gives way: for discovery its oldest (ADM-3), otherwise
+    /// who has been authenticating for longest, of the host itself where it has its share, and of all where there is no free controller.
     /// False where that is not enough, and then nobody has gone.
     pub(super) fn make_room(&mut self, kind: ControllerKind, nqn: &[u8; 256]) -> bool {
         let discovery =
             if kind == ControllerKind::Discovery { self.last_of_discovery() } else { None };
         let host = self.known_host(nqn);
-        let of_host = |c: usize| Some(usize::from(self.connections[c].host)) == host;
         let has_its_share = host.is_some_and(|host| !self.has_room(host));
         let mut own = None;
-        if has_its_share && !discovery.is_some_and(of_host) {
+        if kind == ControllerKind::Io && has_its_share {
             own = self.slowest_auth(|connection| Some(usize::from(connection.host)) == host);
             if own.is_none() {
                 return false;
@@ -199,7 +198,10 @@ impl Frontend {
 
     fn part(&mut self, c: usize, k: usize) {
         self.connections[c].controller = None;
-        self.hosts[usize::from(self.controllers[k].host)].connections -= 1;
+        let Controller { kind, host, .. } = self.controllers[k];
+        if kind == ControllerKind::Io {
+            self.hosts[usize::from(host)].connections -= 1;
+        }
     }
 
     /// Closes the I/O queues of a controller: it was reset, or is gone.

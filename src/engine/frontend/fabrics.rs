@@ -140,7 +140,9 @@ impl Frontend {
             self.connect_io(kind, request, &data)?
         };
         let place = self.controllers[k].host;
-        self.hosts[usize::from(place)].connections += 1;
+        if kind == ControllerKind::Io {
+            self.hosts[usize::from(place)].connections += 1;
+        }
         let connection = &mut self.connections[c];
         connection.state = State::Connected;
         connection.controller = Some(k as u16);

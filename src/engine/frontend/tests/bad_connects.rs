@@ -104,29 +104,27 @@ fn discovery_keeps_no_controller_from_hosts() {
     assert!(world.is_closing(second) && !world.is_closing(admin));
 }
 
-/// … nor does discovery's own, for a host that may have no more.
+/// … nor does it take anything of a host's share, in whose name anybody may come; and a host that has its share finds discovery.
 #[test]
-fn nobody_gives_way_in_discovery_to_a_host_that_has_its_share() {
+fn discovery_takes_nothing_of_a_hosts_share() {
     let mut base = config(4096);
-    base.limits = Limits { connections_per_host: 2, controllers_max: 4, ..base.limits };
+    base.limits = Limits { connections_per_host: 2, controllers_max: 8, ..base.limits };
     let mut world = World::new(base);
-    let discovery = |name: &str| ConnectData {
-        subnqn: put_nqn(DISCOVERY_NQN).unwrap(),
-        hostnqn: put_nqn(name).unwrap(),
-        ..connect_fields(0xffff)
-    };
-    world.io(0);
-    let other = world.initialised(0);
-    let name = "nqn.2014-08.org.example:other-host";
-    let status = world.status(other, &connect(0).emit(1), &emit(&discovery(name)));
-    assert_eq!(status, Status::SUCCESS);
-    let conn = world.initialised(0);
-    let status = world.status(conn, &connect(0).emit(1), &emit(&discovery(HOST)));
-    assert_eq!(status, Status::CONNECT_BUSY);
-    assert!(!world.is_closing(other), "it was ended in vain");
-    let status = world.status(conn, &connect(0).emit(1), &emit(&discovery(name)));
-    assert_eq!(status, Status::SUCCESS);
-    assert!(world.is_closing(other));
+    let held = [(); 2].map(|()| world.discovery(600_000));
+    let (_, admin) = world.io(0);
+    let late = world.initialised(0);
+    let status = world.status(late, &connect(0).emit(1), &emit(&connect_fields(0xffff)));
+    assert_eq!(status, Status::CONNECT_BUSY, "two queues are its share");
+    assert!(held.iter().all(|conn| !world.is_closing(*conn)), "ended in vain");
+    world.now = world.now.after(Nanos::from_millis(1));
+    let newest = world.discovery(600_000);
+    assert_eq!(held.map(|conn| world.is_closing(conn)), [true, false], "the oldest gives way");
+    // What goes gives nothing back that it never took.
+    for conn in [newest, held[1]] {
+        world.frontend.closed(world.now, conn);
+    }
+    assert!(!world.is_closing(admin));
+    assert_eq!(world.frontend.hosts.iter().map(|host| host.connections).max(), Some(2));
 }
 
 #[test]
