@@ -459,6 +459,46 @@ fn whoever_fails_to_authenticate_again_is_ended() {
     }
 }
 
+/// Whoever begins it again and comes to no end is served until the time for that is over, and who begins it anew in the midst of it no longer.
+#[test]
+fn an_authentication_again_without_an_end_ends_the_queue() {
+    for anew in [false, true] {
+        let mut world = World::new(auth_config(&AuthHash::ALL, &[DhGroup::Null]));
+        let (admin, cntlid) = world.asked(0, ConnectData::CNTLID_ANY);
+        world.authenticate(admin, true);
+        let enable =
+            PropertySet { wide: Some(false), offset: property::CC, value: Cc::ENABLED.0.into() };
+        assert_eq!(world.status(admin, &enable.emit(1), &[]), Status::SUCCESS);
+        let (io, _) = world.asked(1, cntlid);
+        world.authenticate(io, true);
+        let begun = world.now;
+        world.challenged(io, 7);
+        let one = write(1, 0, 1, 4096, true);
+        let limit = AUTH_LIMIT.get() / 1_000_000;
+        for ms in (4_000..limit).step_by(4_000).chain([limit - 1]) {
+            world.now = begun.after(Nanos::from_millis(ms));
+            world.frontend.tick(world.now);
+            world.drain();
+            let keep_alive = Sqe::new(opcode::KEEP_ALIVE, 7, 0);
+            assert_eq!(world.status(admin, &keep_alive, &[]), Status::SUCCESS);
+            assert_eq!(world.status(io, &one, &[7; 4096]), Status::SUCCESS, "after {ms} ms");
+            if anew {
+                world.say(io, &negotiate(8));
+                let status = world.status(io, &one, &[7; 4096]);
+                assert_eq!(status, Status::AUTHENTICATION_REQUIRED, "AUTH-1");
+                break;
+            }
+        }
+        if !anew {
+            world.now = begun.after(AUTH_LIMIT);
+            world.frontend.tick(world.now);
+            world.drain();
+            assert!(world.is_closing(io) && !world.is_closing(admin));
+        }
+        assert_eq!(world.frontend.counters().auth_failures, u64::from(anew));
+    }
+}
+
 /// The preferred one of ours counts, not the host's.
 #[test]
 fn the_target_chooses() {
