@@ -33,7 +33,7 @@ const MEMORY_SLACK: u64 = 4 << 20;
 /// Commands of the well-behaved host that must end well after each row.
 const GOES_ON: u64 = 8;
 /// Writes and reads wait no longer for the peer than this, so that R9 is short; on a busy machine they do wait for seconds.
-const STALL: Nanos = Nanos::from_millis(8_000);
+pub(crate) const STALL: Nanos = Nanos::from_millis(8_000);
 
 pub(crate) struct Field {
     pub(crate) pair: Pair,

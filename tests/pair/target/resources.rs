@@ -1,8 +1,8 @@
 //! R1 to R12: hosts that take, hold back, come and go.
 
-use super::field::Field;
+use super::field::{Field, STALL};
 use super::raw::{
-    DEAF, Raw, WITHHOLDING, connect, connect_fields, emit, icreq, read, set_cc, write,
+    DEAF, ENTRIES, Raw, WITHHOLDING, connect, connect_fields, emit, icreq, read, set_cc, write,
 };
 use super::table::{Row, Shown, sent, waits};
 use crate::common::{WAIT, until};
@@ -11,7 +11,7 @@ use crate::process::signal;
 use ibid_control::rpc::Client;
 use ibid_control::status::PairState;
 use ibid_wire::nvme_tcp::{Cc, Connect, ConnectData, FatalError, PduKind, Sqe, Status, opcode};
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::time::{Duration, Instant};
 
 pub(crate) const ROWS: &[Row] = &[
@@ -27,7 +27,7 @@ pub(crate) const ROWS: &[Row] = &[
         for byte in bytes.iter().cycle() {
             raw.send(&[*byte]);
             match raw.socket.read(&mut [0; 1]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => break,
                 Ok(_) => panic!("R1: it was answered"),
             }
@@ -135,17 +135,12 @@ fn withheld(field: &Field) {
     let (mut io, admin) = field.io_of(WITHHOLDING);
     // As many as the queue takes, each of the longest transfer.
     let began = Instant::now();
-    for cid in 0..super::raw::ENTRIES {
+    for cid in 0..ENTRIES {
         io.submit(&write(cid, lba, 256, false), &[]);
     }
     assert_eq!(io.pdu().unwrap().kind(), PduKind::R2t, "R4");
     // The well-behaved host writes with R2Ts, too, and meanwhile the log goes round.
-    let mut seen = 0;
-    while began.elapsed() < Duration::from_secs(25) {
-        field.live.goes_on("R4", 50);
-        seen += 50;
-    }
-    assert!(seen >= 1000, "R4: only {seen} commands of the well-behaved host");
+    not_held_up(field, "R4", || began.elapsed() < Duration::from_secs(25));
     // R2Ts may still come; some may be told to try again; then the connection ends.
     loop {
         match io.pdu() {
@@ -172,18 +167,36 @@ fn stops_reading(field: &Field) {
     assert_eq!(io.pdu().unwrap().cqe().status, Status::SUCCESS, "R5");
     // 32 MiB, some of them from the log's pages, and nobody takes them.
     let began = Instant::now();
-    for cid in 0..super::raw::ENTRIES {
+    for cid in 0..ENTRIES {
         io.submit(&read(cid, if cid % 2 == 0 { lba } else { 0 }, 256), &[]);
     }
-    let before = field.connections();
-    let mut seen = 0;
-    while field.connections() >= before {
-        field.live.goes_on("R5", 20);
-        seen += 20;
-        assert!(began.elapsed() < Duration::from_secs(60), "R5: its connection stays");
+    // The time that a host has to take what waits for it is thirty seconds, or less where others need what it keeps.
+    not_held_up(field, "R5", || began.elapsed() < Duration::from_secs(33));
+    // What both kernels hold by then still comes, and behind it the end, long before the keep-alive timeout.
+    let mut some = vec![0; 1 << 16];
+    loop {
+        match io.socket.read(&mut some) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("R5: its connection stays: {error}"),
+        }
     }
-    assert!(seen >= 40, "R5: only {seen} commands of the well-behaved host");
+    assert!(began.elapsed() < Duration::from_secs(55), "R5: {:?}", began.elapsed());
     drop((io, admin));
+}
+
+/// What another host keeps has 30 s. As long as that lasts the well-behaved host goes on; on a busy machine slowly, but it never waits for a
+/// large part of that time.
+fn not_held_up(field: &Field, what: &str, lasts: impl Fn() -> bool) {
+    let (mut rounds, mut longest) = (0, Duration::ZERO);
+    while lasts() {
+        let asked = Instant::now();
+        field.live.goes_on(what, 20);
+        (rounds, longest) = (rounds + 1, longest.max(asked.elapsed()));
+    }
+    println!("{what}: {rounds} rounds of the well-behaved host, the longest {longest:?}");
+    assert!(rounds > 1 && longest < Duration::from_secs(10), "{what}: it waited for {longest:?}");
 }
 
 fn no_keep_alive(field: &Field) {
@@ -285,11 +298,14 @@ pub(crate) fn stall(field: &mut Field) {
     let other = field.lba();
     io.submit(&write(2, other, 1, true), &[0x92; 4096]);
     assert!(io.read(3, lba, 1) == [0x91; 4096], "R9: reads go on");
+    io.socket.set_read_timeout(Some(WAIT)).unwrap();
     let cqe = io.pdu().unwrap().cqe();
     assert_eq!((cqe.cid, cqe.status), (2, Status::COMMAND_INTERRUPTED), "R9");
     assert!(!cqe.status.is_final(), "R9: it may be sent again");
     let waited = began.elapsed();
-    assert!(waited >= Duration::from_secs(2), "R9: it waited for {waited:?}");
+    // Its time runs from the turn it came in, which began a little earlier.
+    let least = Duration::from_nanos(STALL.get()) - Duration::from_millis(100);
+    assert!(waited >= least, "R9: it waited for {waited:?}");
     until("R9: the well-behaved host is asked to try again, too", || {
         (field.live.interrupted() > 0).then_some(())
     });
