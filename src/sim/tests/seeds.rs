@@ -58,18 +58,22 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 /// A run without faults has none, acknowledges everything and ends nothing with an error.
 #[test]
 fn a_run_without_faults_acknowledges_every_command() {
-    // One whose compares find what they expect.
-    let mut plan = Plan::from_seed(12);
-    plan.classes = Classes::NONE;
-    plan.world.net = ibid_sim::net::NetFaults::NONE;
-    plan.world.disk = DiskFaults::FAST;
-    plan.world.queue.withhold = 0;
-    plan.world.late_turns = 100;
-    plan.steps = u64::MAX;
-    let commands = plan.clients.commands;
-    let report = run_plan(plan);
-    assert_eq!(report.faults, [0; FAULTS.len()]);
-    assert_eq!((report.acknowledged, report.failed, report.unanswered), (commands + 10, 0, 0));
+    for seed in 1..=12 {
+        let mut plan = Plan::from_seed(seed);
+        plan.classes = Classes::NONE;
+        plan.world.net = ibid_sim::net::NetFaults::NONE;
+        plan.world.disk = DiskFaults::FAST;
+        plan.world.queue.withhold = 0;
+        plan.world.late_turns = 100;
+        // One that finds a difference ends both its commands with that, rightly.
+        plan.clients.pairs = 0;
+        plan.steps = u64::MAX;
+        let commands = plan.clients.commands;
+        let report = run_plan(plan);
+        assert_eq!(report.faults, [0; FAULTS.len()], "seed {seed}");
+        let ended = (report.acknowledged, report.failed, report.unanswered);
+        assert_eq!(ended, (commands + 10, 0, 0), "seed {seed}");
+    }
 }
 
 /// Every class that can be injected is, in not too many seeds.
