@@ -1,5 +1,6 @@
 //! Devices that fail and bytes that rot: nothing is acknowledged that is not durable, nothing is applied that is not proved.
 
+use crate::verify::hold_log;
 use crate::{WRITES, do_read, do_write, write};
 use ibid_driver::checksum::crc32c;
 use ibid_driver::{DiskOp, FileId};
@@ -13,8 +14,6 @@ use ibid_units::Nanos;
 use ibid_wire::disk::{Batch, BatchEmitter, SEGMENTS_AT};
 use ibid_wire::nvme_tcp::Status;
 use ibid_wire::peer::{Frame, FrameEmitter, HEADER_BYTES, Section, SectionKind};
-use std::cell::Cell;
-use std::rc::Rc;
 
 const EIO: i32 = 5;
 
@@ -285,16 +284,7 @@ fn a_cp_waits_for_the_log_it_refers_to() {
     // Its log device has lost the log, so that it has to come again.
     let slots = world.files[DESTINATION].borrow().durable(0)[SEGMENTS_AT as usize..].len();
     world.files[DESTINATION].borrow_mut().fill(0, SEGMENTS_AT as usize, &vec![0; slots]);
-    let holding = Rc::new(Cell::new(true));
-    let holds = holding.clone();
-    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
-        let is_log = Frame::parse(datagram).is_ok_and(|frame| {
-            frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
-        });
-        if side == DESTINATION && holds.get() && is_log {
-            datagram[0] ^= 1;
-        }
-    }));
+    let holding = hold_log(&world);
     world.start_destination();
     world.await_start();
     let answer = world.begin_cp();

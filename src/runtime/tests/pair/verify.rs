@@ -32,6 +32,32 @@ fn written(config: WorldConfig) -> World {
     world
 }
 
+/// No piece of the log gets to the destination while this says so.
+pub(crate) fn hold_log(world: &World) -> Rc<Cell<bool>> {
+    let holding = Rc::new(Cell::new(true));
+    let holds = holding.clone();
+    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
+        let is_log = Frame::parse(datagram).is_ok_and(|frame| {
+            frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
+        });
+        if side == DESTINATION && holds.get() && is_log {
+            datagram[0] ^= 1;
+        }
+    }));
+    holding
+}
+
+/// A bit of a page flips where it lies in the source's memory; that place.
+fn flip(world: &World, page: &[u8]) -> Span {
+    let arena = &world.arenas[SOURCE];
+    let at = (0..arena.len() as u64 / 4096)
+        .map(|n| Span::new(n * 4096, 4096))
+        .find(|span| *arena.bytes(*span) == *page)
+        .expect("the page is in memory");
+    arena.with_mut(at, |bytes| bytes[100] ^= 4);
+    at
+}
+
 /// Blocks of a node's volumes, as (volume, block), that can't be read until they are written again.
 type Bad = Rc<RefCell<BTreeSet<(usize, u64)>>>;
 
@@ -513,16 +539,7 @@ fn a_page_of_the_log_that_rots_before_the_peer_has_it_is_mended_or_a_fault() {
     for (seed, both) in [(96, false), (97, true)] {
         let calm = WorldConfig::calm(seed);
         let mut world = written(WorldConfig { cp_interval: Nanos::from_millis(1_000_000), ..calm });
-        let holding = Rc::new(Cell::new(true));
-        let holds = holding.clone();
-        world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
-            let is_log = Frame::parse(datagram).is_ok_and(|frame| {
-                frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
-            });
-            if side == DESTINATION && holds.get() && is_log {
-                datagram[0] ^= 1;
-            }
-        }));
+        let holding = hold_log(&world);
         let (number, request) = write(&mut world, 80, 24);
         let lsn = world.snapshot(SOURCE).lsn.next();
         world.queues[1].submit(1, request);
@@ -530,12 +547,7 @@ fn a_page_of_the_log_that_rots_before_the_peer_has_it_is_mended_or_a_fault() {
             world.snapshot(SOURCE).lsn_durable >= lsn
         });
         let page = world.model.content(number).2[4096..8192].to_vec();
-        let arena = world.arenas[SOURCE].clone();
-        let at = (0..arena.len() as u64 / 4096)
-            .map(|n| Span::new(n * 4096, 4096))
-            .find(|span| *arena.bytes(*span) == page[..])
-            .expect("the page is in memory");
-        arena.with_mut(at, |bytes| bytes[100] ^= 4);
+        flip(&world, &page);
         if both {
             let log = world.files[SOURCE].borrow().live(0).to_vec();
             let on_disk = log.chunks_exact(4096).position(|bytes| bytes == page);
@@ -577,16 +589,7 @@ fn a_page_that_is_freed_while_it_is_mended_is_no_fault() {
     config.peer_loss = PeerLoss::Continue;
     config.peer_timeout = Nanos::from_millis(500);
     let mut world = written(config);
-    let holding = Rc::new(Cell::new(true));
-    let holds = holding.clone();
-    world.net.borrow_mut().tamper = Some(Box::new(move |side, datagram| {
-        let is_log = Frame::parse(datagram).is_ok_and(|frame| {
-            frame.sections().any(|(section, _)| section.kind == SectionKind::Log)
-        });
-        if side == DESTINATION && holds.get() && is_log {
-            datagram[0] ^= 1;
-        }
-    }));
+    let holding = hold_log(&world);
     let (number, request) = write(&mut world, 80, 24);
     let lsn = world.snapshot(SOURCE).lsn.next();
     world.queues[1].submit(1, request);
@@ -594,12 +597,7 @@ fn a_page_that_is_freed_while_it_is_mended_is_no_fault() {
         world.snapshot(SOURCE).lsn_durable >= lsn
     });
     let page = world.model.content(number).2[4096..8192].to_vec();
-    let arena = world.arenas[SOURCE].clone();
-    let at = (0..arena.len() as u64 / 4096)
-        .map(|n| Span::new(n * 4096, 4096))
-        .find(|span| *arena.bytes(*span) == page[..])
-        .expect("the page is in memory");
-    arena.with_mut(at, |bytes| bytes[100] ^= 4);
+    let at = flip(&world, &page);
     const SLOW: u64 = 10_000_000_000;
     let delay =
         std::mem::replace(&mut world.files[SOURCE].borrow_mut().faults.delay, (SLOW, SLOW + 1));
