@@ -41,6 +41,8 @@ const BURST: u64 = 64 * 1024;
 const BLOCKS_IN_FLIGHT: u64 = 256 * 1024;
 /// A turn that comes late may send what the time since the last one allows, for so long at most.
 const TURN_MAX: Nanos = Nanos::from_micros(100);
+/// Less than this is not given yet: of many short turns on a long way each would otherwise be rounded to nothing.
+const CREDIT_MIN: u64 = 64;
 /// Longer pauses allow no more.
 const PAUSE_MAX: Nanos = Nanos::from_millis(1000);
 
@@ -230,10 +232,13 @@ impl Sender {
     /// once in a turn, so it needs no timer.
     pub fn refill(&mut self, now: Nanos) {
         let elapsed = now.since(self.refilled_at);
-        self.refilled_at = now;
         let most = self.paced(elapsed.min(TURN_MAX)).max(BURST);
-        let credit = self.paced(elapsed.min(PAUSE_MAX)).min(most) as i64;
-        self.tokens = (self.tokens + credit).min(most as i64);
+        let credit = self.paced(elapsed.min(PAUSE_MAX));
+        if credit >= CREDIT_MIN {
+            self.refilled_at = now;
+            self.tokens += credit.min(most) as i64;
+        }
+        self.tokens = self.tokens.min(most as i64);
     }
 
     /// Bytes that the pace allows in a time.
@@ -652,6 +657,29 @@ mod tests {
         // However late a turn comes, it makes up for no more than a tenth of a round trip here.
         sender.refill(ms(1000));
         assert!(sender.tokens as u64 <= sender.window() / 5, "{}", sender.tokens);
+    }
+
+    /// A shard that is held back turns as fast as it can.
+    #[test]
+    fn turns_of_a_microsecond_on_a_long_way_add_up() {
+        let mut sender = Sender::new();
+        sender.sent(ms(1), 9000, &[item(0)]);
+        assert!(sender.reported(ms(101), &[range(0, 0)], Nanos::ZERO));
+        assert_eq!(sender.rtt(), ms(100));
+        (sender.window, sender.threshold) = (WINDOW_MIN, WINDOW_MIN);
+        let mut now = ms(101);
+        sender.refill(now);
+        sender.tokens = 0;
+        let mut paced = 0u64;
+        for _ in 0..50_000 {
+            now = now.after(Nanos::from_micros(1));
+            sender.refill(now);
+            while sender.may_send() && !sender.is_held_back() {
+                sender.sent(now, 1000, &[item(1)]);
+                paced += 1000;
+            }
+        }
+        assert!(paced.abs_diff(WINDOW_MIN * 5 / 8) <= 2000, "{paced} bytes");
     }
 
     #[test]
