@@ -11,7 +11,7 @@ use ibid_wire::peer::{CLEAR_BYTES, COOKIE_BYTES, HEADER_BYTES, TAG_BYTES};
 
 /// A cookie is valid in the span in which it was given, and in the one after it.
 pub const COOKIE_SPAN: Nanos = Nanos::from_millis(10_000);
-/// Hellos without a valid cookie that are heard in a second (and at once, after a quiet second).
+/// Hellos without a valid cookie that are heard in a second (and at once, after a quiet second), and as many that are older than others.
 pub const HELLOS_PER_SECOND: u64 = 50;
 
 /// Makes and checks the tags of frames that belong to no session yet.

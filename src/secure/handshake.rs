@@ -9,6 +9,7 @@ use crate::chance::Chance;
 use crate::gate::{Cookies, Gate, Limiter};
 use crate::key::LinkKey;
 use crate::primitives::Primitives;
+use core::cmp::Ordering;
 use ibid_units::{Mutant, Nanos};
 use ibid_wire::peer::{
     ANSWER_CONTENT_AT, ANSWER_PUBLIC_AT, CLEAR_BYTES, COOKIE_BYTES, COOKIE_FRAME_BYTES, Envelope,
@@ -36,7 +37,7 @@ pub enum NotHeard {
     Strange,
     /// Its tag is wrong: junk, or of somebody with another key.
     Gate,
-    /// Too many without a valid cookie.
+    /// Too many without a valid cookie, or older than what was heard.
     Limited,
     /// The handshake itself refuses it: changed on the way behind what the gate covers.
     Noise,
@@ -205,7 +206,11 @@ pub enum Heard<'a> {
 pub struct Responder {
     party: Party,
     cookies: Cookies,
-    limiter: Limiter,
+    /// Of the newest hello where it has no valid cookie, and of older ones.
+    limiters: [Limiter; 2],
+    /// The newest hello that passed the gate: epoch and number, which only go up. So the source's next is newer than all that anybody has
+    /// recorded, and waits for none of that.
+    newest: (u64, u64),
     content: Box<[u8; HELLO_CONTENT_BYTES]>,
 }
 
@@ -215,7 +220,8 @@ impl Responder {
         let mut party = Party::new(key, entropy);
         let cookies = Cookies::new(&mut party.chance);
         let content = Box::new([0; HELLO_CONTENT_BYTES]);
-        Self { party, cookies, limiter: Limiter::new(), content }
+        let limiters = [Limiter::new(), Limiter::new()];
+        Self { party, cookies, limiters, newest: (0, 0), content }
     }
 
     /// Whether a hello is of somebody with our key, or is one that was recorded: nothing is believed yet, but it may be answered with what
@@ -238,12 +244,20 @@ impl Responder {
         assert!(frame.len() == HELLO_FRAME_BYTES, "every hello has one length");
         let cookie = &frame[HELLO_COOKIE_AT..HELLO_PUBLIC_AT];
         let valid = self.cookies.is_valid(now, envelope.header.session, cookie);
-        if !valid && !Mutant::CookieIgnored.is_on() {
-            return if self.limiter.passes(now) {
-                Ok(Heard::NeedsCookie)
-            } else {
-                Err(NotHeard::Limited)
-            };
+        let valid = valid || Mutant::CookieIgnored.is_on();
+        let said = (envelope.header.epoch.get(), envelope.header.number.get());
+        let [again, old] = &mut self.limiters;
+        let limiter = match said.cmp(&self.newest) {
+            Ordering::Greater => None,
+            Ordering::Equal => Some(again).filter(|_| !valid),
+            Ordering::Less => Some(old),
+        };
+        if limiter.is_some_and(|limiter| !limiter.passes(now)) {
+            return Err(NotHeard::Limited);
+        }
+        self.newest = self.newest.max(said);
+        if !valid {
+            return Ok(Heard::NeedsCookie);
         }
         let mut handshake = self.party.begin(frame, false);
         let read = handshake.read_message(&frame[HELLO_PUBLIC_AT..], &mut *self.content);

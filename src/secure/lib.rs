@@ -8,7 +8,8 @@
 //! SEC-3  a frame is opened at most once.
 //! SEC-4  a hello is acted on only if it was made after the destination had started, and not long ago: it carries a cookie.
 //! SEC-5  keys are overwritten when they are dropped, and nothing of them is shown.
-//! SEC-6  what junk costs is bounded: by its length, by one tag, by so many handshakes in a second.
+//! SEC-6  what junk costs is bounded: by its length, by one tag, by so many handshakes in a second. What is recorded and said again takes
+//!        nothing away from what is new.
 #![forbid(unsafe_code)]
 
 mod chance;

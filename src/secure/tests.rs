@@ -359,12 +359,12 @@ fn a_hello_an_answer_or_a_cookie_with_any_bit_changed_is_not_heard() {
     assert_eq!(source.hear_cookie(&envelope(&bent), &bent), Err(NotHeard::Gate));
 }
 
-/// U16. Those with a cookie are heard whatever comes without.
+/// U16. The source's newest is heard whatever comes without a cookie.
 #[test]
 fn so_many_hellos_without_a_cookie_are_heard_in_a_second() {
     let (mut source, mut destination) = acquainted();
-    let welcome = hello(&mut source, 1);
     let stranger = hello(&mut initiator(1, 8), 2);
+    let welcome = hello(&mut source, 2);
     let mut heard = 0;
     for millis in 0..10_000 {
         let now = NOW.after(Nanos::from_millis(millis));
@@ -383,6 +383,28 @@ fn so_many_hellos_without_a_cookie_are_heard_in_a_second() {
     }
     let expected = HELLOS_PER_SECOND * 10;
     assert!((expected..=expected + HELLOS_PER_SECOND).contains(&heard), "{heard} in ten seconds");
+}
+
+/// U16, U17. A recorded hello costs no handshake but so many in a second, whatever its cookie; and it takes no turn from what is new.
+#[test]
+fn recorded_hellos_keep_no_new_one_out() {
+    let (mut source, mut destination) = acquainted();
+    let without = hello(&mut initiator(1, 8), 1);
+    let with = hello(&mut source, 1);
+    let (mut handshakes, mut heard) = (0, 0);
+    for number in 2..100 {
+        let now = NOW.after(Nanos::from_millis(10 * number));
+        if number % 10 == 2 {
+            // Of a source that has no cookie yet, and says hello ten times in a second.
+            let new = hello(&mut initiator(1, 8), number);
+            assert!(hear(&mut destination, now, &new).unwrap().is_none(), "hello {number}");
+        }
+        for _ in 0..100 {
+            handshakes += u64::from(matches!(hear(&mut destination, now, &with), Ok(Some(_))));
+            heard += u64::from(hear(&mut destination, now, &without).is_ok());
+        }
+    }
+    assert!(handshakes > 0 && handshakes + heard <= 2 * HELLOS_PER_SECOND, "{handshakes}, {heard}");
 }
 
 /// Noise revision 34 as snow's own primitives do it.

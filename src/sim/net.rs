@@ -201,6 +201,11 @@ impl Net {
         self.arriving.iter_mut().for_each(BTreeMap::clear);
     }
 
+    /// Somebody else sends a node a frame.
+    pub fn inject(&mut self, to: usize, bytes: Vec<u8>) {
+        self.carry(Sent { bytes, made: None }, to);
+    }
+
     /// Frames that reach a node that is down.
     pub fn drop_arrived(&mut self, side: usize) {
         let now = self.now.get();

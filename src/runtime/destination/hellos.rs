@@ -43,9 +43,13 @@ impl Told {
         self.sealed = 0;
     }
 
+    fn is_of(&self, session: Session, number: u64) -> bool {
+        self.to == Some((session, number))
+    }
+
     /// The same hello came again: our answer was lost.
     fn again(&mut self, session: Session, number: u64) -> bool {
-        let same = self.to == Some((session, number));
+        let same = self.is_of(session, number);
         self.due |= same;
         same
     }
@@ -93,8 +97,14 @@ impl<D: Disk> Core<D> {
         let session = Session { id: header.session, epoch: header.epoch };
         let number = header.number.get();
         let pending = self.hello.is_some_and(|pending| pending.is(session, number));
-        if pending || self.taken.again(session, number) || self.refused.again(session, number) {
+        if pending || self.refused.again(session, number) {
             return true;
+        }
+        if self.taken.is_of(session, number) {
+            // A source that has shown that it has the session's keys has heard this.
+            let waits = !self.secured.is_confirmed();
+            self.taken.due |= waits;
+            return waits;
         }
         let (hello, handshake) = match self.responder.hear(now, envelope, datagram) {
             Ok(Heard::Fresh(content, handshake)) => {
@@ -102,7 +112,12 @@ impl<D: Disk> Core<D> {
                 (hello, handshake)
             }
             Ok(Heard::NeedsCookie) => {
-                self.cookie_due = Some((session, number));
+                let newer = |(other, than): &(Session, u64)| {
+                    (session.epoch, number) >= (other.epoch, *than)
+                };
+                if self.cookie_due.as_ref().is_none_or(newer) {
+                    self.cookie_due = Some((session, number));
+                }
                 return true;
             }
             Err(why) => {

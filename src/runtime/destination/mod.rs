@@ -119,7 +119,7 @@ struct Core<D> {
     handshake: Option<Handshake>,
     /// The newest hello that was acted on: instance and number.
     newest_hello: Option<(u64, u64)>,
-    /// A hello that is to be told its cookie; those that come meanwhile come again.
+    /// The newest hello that is to be told its cookie; others that come meanwhile come again.
     cookie_due: Option<(Session, u64)>,
     /// What the source was told that was taken, to be said again should it get lost; and what one was that was not.
     taken: Told,

@@ -266,19 +266,18 @@ impl<D: Disk> Core<D> {
             self.restart = true;
             self.report_due = true;
         }
-        if self.speak_to_hellos(now, port) {
-            return true;
-        }
+        // Whoever says a hello over and over keeps nobody else from being answered.
+        let told = self.speak_to_hellos(now, port);
         if self.speak_answers(port) {
             return true;
         }
         let waited = self.frames_unreported > 0 && now.since(self.unreported_since) >= REPORT_AFTER;
         if !(self.report_due || waited || self.frames_unreported >= REPORT_EVERY_FRAMES) {
-            return false;
+            return told;
         }
         let Some(source) = self.source.filter(|_| self.hello.is_none()) else {
             self.report_due = false;
-            return false;
+            return told;
         };
         let report = self.report(now);
         self.frame.clear();
@@ -291,7 +290,7 @@ impl<D: Disk> Core<D> {
             port.send(Class::Control, head, spans, Some(&mut seal)).is_ok()
         });
         if !sent {
-            return false;
+            return told;
         }
         self.report_number += 1;
         self.report_due = false;

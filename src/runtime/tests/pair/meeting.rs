@@ -271,6 +271,42 @@ fn a_late_hello_of_a_session_that_is_over_is_not_taken() {
     world.stop();
 }
 
+/// Recorded hellos, said again without a pause: those that were answered, and one that is told a cookie.
+#[test]
+fn hellos_said_again_and_again_keep_no_report_back() {
+    let mut config = WorldConfig::calm(12);
+    config.peer_timeout = Nanos::from_millis(500);
+    let mut world = World::new(config);
+    let hellos: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let noted = hellos.clone();
+    world.net.borrow_mut().meddle = Some(Box::new(move |side, datagram| {
+        let kind = Envelope::parse(datagram).map(|envelope| envelope.header.kind);
+        if side == DESTINATION && kind == Ok(FrameKind::Hello) {
+            noted.borrow_mut().push(datagram.clone());
+        }
+    }));
+    world.connect();
+    world.wait_connected();
+    let hellos = hellos.take();
+    // Each turn has one.
+    world.net.borrow_mut().faults.delay = (0, 0);
+    let before = world.snapshot(DESTINATION).port.tx_frames;
+    let end = world.now.after(Nanos::from_millis(1_500));
+    let mut said = 0;
+    while world.now < end {
+        for hello in &hellos {
+            world.net.borrow_mut().inject(DESTINATION, hello.clone());
+            said += 1;
+        }
+        assert!(world.step().is_empty());
+        assert_eq!(world.snapshot(SOURCE).peer, PeerState::Connected);
+    }
+    let answers = world.snapshot(DESTINATION).port.tx_frames - before;
+    assert!(said > 1_000 && answers < said / 10, "{answers} frames for {said} hellos");
+    do_write(&mut world, 0, 8);
+    world.stop();
+}
+
 /// The shortest timeout that can be asked for is no reason to think that a peer which has nothing to say is away.
 #[test]
 fn a_pair_at_rest_stays_together_whatever_its_timeout() {
