@@ -123,5 +123,10 @@ mod tests {
         std::fs::write(&path, &mistyped).unwrap();
         let error = load(&path).unwrap_err().to_string();
         assert!(!error.contains(&mistyped[12..30]), "the key is shown: {error}");
+
+        let fifo = folder.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let error = load(&fifo).unwrap_err().to_string();
+        assert!(error.contains("must be a regular file"), "{error}");
     }
 }

@@ -14,10 +14,8 @@ const BYTES_MAX: usize = 256;
 
 /// Reads the line of at most `text_max` bytes that a secret file holds; `what` ends the sentence "must hold … and nothing else".
 pub(crate) fn read(path: &Path, text_max: usize, what: &str) -> anyhow::Result<Zeroizing<String>> {
-    let mut file = File::open(path)?;
-    // Of the open file: the name may mean another one by now.
+    let mut file = open(path)?;
     let metadata = file.metadata()?;
-    ensure!(metadata.is_file(), "must be a regular file");
     let user = std::fs::metadata("/proc/self").context("/proc/self")?.uid();
     ensure!(
         metadata.uid() == user,
@@ -38,7 +36,16 @@ pub(crate) fn read_given(
     text_max: usize,
     what: &str,
 ) -> anyhow::Result<Zeroizing<String>> {
-    line(&mut File::open(path)?, text_max, what)
+    line(&mut open(path)?, text_max, what)
+}
+
+/// Opens a regular file. A FIFO must not keep the start waiting for somebody to write into it.
+fn open(path: &Path) -> anyhow::Result<File> {
+    ensure!(std::fs::metadata(path)?.is_file(), "must be a regular file");
+    let file = File::open(path)?;
+    // Of the open file: the name may mean another one by now.
+    ensure!(file.metadata()?.is_file(), "must be a regular file");
+    Ok(file)
 }
 
 fn line(file: &mut File, text_max: usize, what: &str) -> anyhow::Result<Zeroizing<String>> {

@@ -1,4 +1,4 @@
-//! Handshakes and frames, whole, late, recorded and bent. Rows are those of the list of bad input on the link (docs/link-protocol.md).
+//! Handshakes and frames, whole, late, recorded and bent. U6 and the like are rows of docs/link-protocol.md, "Bad frames".
 
 use super::*;
 use ibid_units::{Epoch, Nanos, PacketNumber};
