@@ -92,10 +92,10 @@ stop_demo() {
 
 # --- two `ibid run` --------------------------------------------------------------------------------------------------------------------
 
-# A port on which nobody listens.
+# A port on which nobody listens, below those that the kernel gives to connections.
 free_port() {
     local port
-    while port=$((20000 + RANDOM % 20000)); do
+    while port=$((20000 + RANDOM % 12000)); do
         (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
     done
 }
